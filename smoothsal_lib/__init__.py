@@ -1,0 +1,60 @@
+"""Smooth saliency maps in the hidden layers of convolutional networks.
+
+    import smoothsal_lib as sal
+
+    model = sal.load_model("tiny_resnet")
+    x, photo = sal.load_photo("chelsea")
+    attributions = sal.explain(model, x, method="deeplift", fix="backward")
+    sal.plot.maps({name: sal.saliency_map(a) for name, a in attributions.items()}, photo=photo)
+"""
+
+import importlib
+from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
+
+from smoothsal_lib import fixes, rules
+from smoothsal_lib.capture import Capture, capture
+from smoothsal_lib.datasets.photos import load_photo, photo_names
+from smoothsal_lib.explain import METHODS, explain
+from smoothsal_lib.extract import saliency_map
+from smoothsal_lib.fixes import Surrogate, fit_surrogate, smoothed
+from smoothsal_lib.layers import HiddenLayer, hidden_layers, pooling_layers, strided_layers
+from smoothsal_lib.metrics import power_spectrum, total_variation
+from smoothsal_lib.models import load_model, load_surrogate, top_classes
+
+try:
+    __version__ = version("smoothsal-lib")
+except PackageNotFoundError:  # imported from a folder that was never installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "METHODS",
+    "Capture",
+    "HiddenLayer",
+    "Surrogate",
+    "capture",
+    "explain",
+    "fit_surrogate",
+    "fixes",
+    "hidden_layers",
+    "load_model",
+    "load_photo",
+    "load_surrogate",
+    "photo_names",
+    "plot",
+    "pooling_layers",
+    "power_spectrum",
+    "rules",
+    "saliency_map",
+    "smoothed",
+    "strided_layers",
+    "top_classes",
+    "total_variation",
+]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import :mod:`smoothsal_lib.plot` when it is first used: matplotlib is slow to load, and explaining needs none."""
+    if name == "plot":
+        return importlib.import_module("smoothsal_lib.plot")
+    raise AttributeError(f"module 'smoothsal_lib' has no attribute {name!r}")

@@ -1,0 +1,138 @@
+"""The heart of the library: one forward and one backward pass, and every hidden layer has its activation and gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from smoothsal_lib.layers import INPUT, Record, check_images, check_output, explainable, resolve, trace
+from smoothsal_lib.state import preserved
+
+
+@dataclass(frozen=True)
+class Capture:
+    """What one forward and one backward pass tell about the chosen layers.
+
+    Attributes:
+        logits: (N, classes), the network's output.
+        target: (N,) int64, the class c whose score f_c was differentiated.
+        activations: ``{layer: x^l}``, each (N, C, H, W); empty when not asked for.
+        gradients: ``{layer: g^l}``, each (N, C, H, W): the derivative of f_c by x^l under the rule in force.
+    """
+
+    logits: Tensor
+    target: Tensor
+    activations: dict[str, Tensor]
+    gradients: dict[str, Tensor]
+
+
+def capture(
+    model: nn.Module,
+    x: Tensor,
+    layers: str | nn.Module | Iterable[str | nn.Module] = "all",
+    target: int | Sequence[int] | Tensor | None = None,
+    rule: AbstractContextManager[Any] | None = None,
+    activations: bool = True,
+) -> Capture:
+    """Activation and gradient of many layers from one forward and one backward pass.
+
+    Args:
+        model: a network that maps (N, C, H, W) to logits (N, classes). It runs in evaluation mode and is left as it was.
+        x: images (N, C, H, W), normalised as the model expects them.
+        layers: ``"all"`` for every layer that :func:`hidden_layers` lists, or names, modules, or several of them;
+            ``"input"`` is the picture itself. A module that is called several times counts with its last call.
+        target: the class to explain: one for all images, or one an image; ``None`` takes the predicted class.
+        rule: a backward rule of :mod:`smoothsal_lib.rules`; ``None`` leaves the gradient as it is.
+        activations: whether to keep the layers' activations; without them less memory is needed.
+
+    Raises:
+        TypeError, ValueError: for bad images, layers or targets, each with the offending value.
+    """
+    with preserved(model), torch.inference_mode(False), torch.enable_grad():
+        logits, records = _run(model, x, layers, rule, activations)
+        target = check_target(target, logits)
+        score = logits.gather(1, target[:, None]).sum()
+        gradients = torch.autograd.grad(score, [record.edge for record in records.values()], allow_unused=True)
+    for name, gradient in zip(records, gradients, strict=True):
+        if gradient is None:
+            raise ValueError(f"layer {name!r} has no influence on the score of the class")
+    values = {name: record.value for name, record in records.items()} if activations else {}
+    return Capture(logits.detach(), target, values, dict(zip(records, gradients, strict=True)))
+
+
+def record_activations(
+    model: nn.Module,
+    x: Tensor,
+    layers: str | nn.Module | Iterable[str | nn.Module] = "all",
+    rule: AbstractContextManager[Any] | None = None,
+) -> dict[str, Tensor]:
+    """``{layer: x^l}``, each (N, C, H, W), from one forward pass; the arguments are those of :func:`capture`."""
+    with preserved(model), torch.inference_mode(False), torch.enable_grad():
+        _, records = _run(model, x, layers, rule, activations=True)
+    return {name: record.value for name, record in records.items()}
+
+
+def _run(
+    model: nn.Module,
+    x: Tensor,
+    layers: str | nn.Module | Iterable[str | nn.Module],
+    rule: AbstractContextManager[Any] | None,
+    activations: bool,
+) -> tuple[Tensor, dict[str, Record]]:
+    """One forward pass: the logits, still in the graph, and the record of each layer."""
+    check_images(x, model)
+    everything = isinstance(layers, str) and layers == "all"
+    chosen = None if everything else resolve(model, layers)
+    # A network may begin with an in-place operation, which a leaf does not allow and x must not suffer.
+    leaf = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
+    image = leaf.clone()
+    with rule if rule is not None else nullcontext():
+        output, records = trace(model, image, chosen, copy=activations and not everything)
+    logits = check_output(output)
+    if chosen is None:
+        records = explainable(records, output, image)
+        if not records:
+            raise ValueError(f"{type(model).__name__} has no hidden layer (C, H, W) that all paths cross: name some")
+        if activations and any(record.overwritten for record in records):
+            # An in-place operation has reached a value we want: run again, and this time copy at once.
+            return _run(model, x, [record.name for record in records], rule, activations)
+        return logits, {record.name: record for record in records}
+    last_call = {record.name: record for record in records}
+    return logits, {name: _found(last_call, name, image) for name in chosen}
+
+
+def _found(records: dict[str, Record], name: str, image: Tensor) -> Record:
+    """The record of layer ``name``; the picture itself under the name ``"input"``."""
+    if name == INPUT:
+        return Record(INPUT, nn.Identity(), torch.autograd.graph.get_gradient_edge(image), image.detach(), 0, None)
+    if name not in records:
+        raise ValueError(f"layer {name!r} returned no tensor that depends on the image: it was not run, or is no map")
+    return records[name]
+
+
+def check_target(target: int | Sequence[int] | Tensor | None, logits: Tensor) -> Tensor:
+    """The class of every image as (N,) int64 on the device of ``logits`` (N, classes).
+
+    Raises:
+        TypeError: for anything but integers.
+        ValueError: for a class that the network does not have, or a count other than 1 or N.
+    """
+    if target is None:
+        return logits.detach().argmax(1)
+    try:
+        given = torch.as_tensor(target, device=logits.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"expected the target as an integer or one an image, got {target!r}") from None
+    if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+        raise TypeError(f"expected integer class labels as target, got {target!r}")
+    n, classes = logits.shape
+    if given.ndim > 1 or (given.ndim == 1 and len(given) != n):
+        raise ValueError(f"expected one target or {n} of them, one an image, got shape {tuple(given.shape)}")
+    if int(given.min()) < 0 or int(given.max()) >= classes:
+        raise ValueError(f"no class {target!r}: this network has classes 0 to {classes - 1}")
+    return given.long().expand(n).contiguous()

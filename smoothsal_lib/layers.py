@@ -1,0 +1,301 @@
+"""Find the layers worth looking at: the hidden ones to explain, and the strided ones that make the checkerboard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
+
+from smoothsal_lib.state import preserved
+
+INPUT = "input"  # the name under which the picture itself is a layer
+
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+@dataclass(frozen=True)
+class HiddenLayer:
+    """A layer that can be explained.
+
+    Attributes:
+        name: the module's name in ``model.named_modules()``.
+        shape: (C, H, W) of its output.
+        stride: how many input pixels lie between two neighbours of its output, (rows, columns), rounded.
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    stride: tuple[int, int]
+
+
+def strides(module: nn.Module) -> tuple[int, ...]:
+    """The stride of a convolution or pooling layer along each spatial axis, as a tuple."""
+    stride: Any = module.stride
+    if isinstance(stride, int):
+        return (stride,) * (int(type(module).__name__[-2]) if type(module).__name__[-1] == "d" else 1)
+    return tuple(stride)
+
+
+def strided_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The convolutions with a stride above 1 along any axis, in the order the model registers them.
+
+    These are where checkerboard noise comes from: seen from the input, positions fall into parity classes that meet
+    different subsets of the kernel (Smooth Deep Saliency, arXiv 2404.02282, section 3). Grouped, depthwise, dilated,
+    asymmetric and patch-embedding convolutions count; transposed convolutions upsample and do not.
+
+    Returns:
+        ``{name: module}``; empty for a network without any.
+    """
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd) and max(module.stride) > 1
+    }
+
+
+def pooling_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The max- and average-pooling layers with a stride above 1, in the order the model registers them.
+
+    Average pooling with kernel = stride spreads the gradient evenly and leaves no checkerboard. Max pooling sends it to
+    single positions: noise too, but not phase-locked, and no fix of this library touches it.
+
+    Returns:
+        ``{name: module}``; empty for a network without any.
+    """
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, (_MaxPoolNd, _AvgPoolNd)) and max(strides(module)) > 1
+    }
+
+
+def check_images(x: Tensor, model: nn.Module) -> None:
+    """Refuse what no network could explain, in one line.
+
+    Raises:
+        TypeError: when ``x`` is no floating-point tensor.
+        ValueError: for a shape other than (N, C, H, W), an empty batch, NaN or infinite values, or a dtype or device
+            that differs from the model's.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"expected images as a tensor (N, C, H, W), got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(f"expected floating-point images, got {x.dtype}: convert and normalise them first")
+    if x.ndim != 4 or 0 in x.shape:
+        raise ValueError(f"expected images of shape (N, C, H, W), none of them 0, got {tuple(x.shape)}")
+    if not bool(torch.isfinite(x).all()):
+        raise ValueError(f"expected finite images, got {int((~torch.isfinite(x)).sum())} NaN or infinite values")
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if parameter is not None and (parameter.dtype != x.dtype or parameter.device != x.device):
+        raise ValueError(
+            f"images are {x.dtype} on {x.device} but the model is {parameter.dtype} on {parameter.device}: "
+            "move one to the other"
+        )
+
+
+def hidden_layers(model: nn.Module, x: Tensor) -> dict[str, HiddenLayer]:
+    """The explainable layers of a network, in forward order, found by one forward pass.
+
+    A layer is listed when its output is a map (N, C, H, W) of more than one position and *everything* the input can
+    tell the output passes through it. The outputs of residual blocks qualify, a convolution inside a residual branch
+    does not: the shortcut runs around it. At listed layers, and only there, DeepLift's attributions must add up to
+    the whole difference of the scores. :func:`explain` accepts any other module by name all the same.
+
+    How it is found: the layer's output is a node of the autograd graph. The number of paths from the output to the
+    input that run through the node is (paths above it) x (paths below it), and must equal the number of all paths.
+
+    Of several modules that return the same tensor, the outermost that is no plain container is named
+    (``layer1.0`` rather than ``layer1.0.relu``). A convolution or normalisation that feeds straight into a
+    normalisation or activation of its own is represented by the last of that run.
+
+    Args:
+        model: any network on images; its state is left untouched.
+        x: images (N, C, H, W) as the model expects them.
+
+    Returns:
+        ``{name: HiddenLayer}``; empty when the network has no such layer (a vision transformer, say).
+
+    Raises:
+        TypeError, ValueError: for a model or images that make no sense; see :func:`check_images`.
+    """
+    check_images(x, model)
+    with preserved(model), torch.enable_grad():
+        image = x[:1].detach().requires_grad_().clone()
+        output, records = trace(model, image)
+    return {
+        record.name: HiddenLayer(
+            record.name, record.shape[1:], tuple(round(a / b) for a, b in zip(x.shape[2:], record.shape[2:], strict=True))
+        )
+        for record in explainable(records, output, image)
+    }
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one call of a module left behind: its place in the autograd graph and the value it returned."""
+
+    name: str
+    module: nn.Module
+    edge: GradientEdge  # stays on this output, whatever is later done to the tensor in place
+    value: Tensor
+    version: int
+    absorbed: Node | None  # the convolution or normalisation that this activation represents
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.value.shape)
+
+    @property
+    def overwritten(self) -> bool:
+        """Whether a later in-place operation has changed ``value``."""
+        return self.value._version != self.version
+
+
+def trace(model: nn.Module, image: Tensor, names: Iterable[str] | None = None, copy: bool = False) -> tuple[Any, list[Record]]:
+    """Run the model once and record the tensors that its modules return.
+
+    Args:
+        model: the network.
+        image: input that is part of an autograd graph, and no leaf (the network may begin with an in-place operation).
+        names: the modules to record; ``None`` for all.
+        copy: keep a copy of each value, so that later in-place operations cannot reach it.
+
+    Returns:
+        The model's output, and the records in the order in which the modules returned.
+    """
+    records: list[Record] = []
+    last_norm_or_conv: dict[Node, Record] = {}
+    source_of: dict[nn.Module, Node | None] = {}
+
+    def before(module: nn.Module, args: tuple[Any, ...]) -> None:
+        # Noted before the call: an in-place activation gives its input another grad_fn.
+        source_of[module] = args[0].grad_fn if args and isinstance(args[0], Tensor) else None
+
+    def after(name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        source = last_norm_or_conv.get(source_of.pop(module, None))
+        if not isinstance(output, Tensor) or output.grad_fn is None:
+            return
+        value = output.detach().clone() if copy else output.detach()
+        absorbed = source.edge.node if source and _continues(source, module, output) else None
+        record = Record(name, module, get_gradient_edge(output), value, value._version, absorbed)
+        records.append(record)
+        if isinstance(module, (_ConvNd, *_NORMS)):
+            last_norm_or_conv[output.grad_fn] = record
+
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if name and (names is None or name in names):
+                hooks.callback(module.register_forward_pre_hook(before).remove)
+                hooks.callback(module.register_forward_hook(partial(after, name)).remove)
+        return model(image), records
+
+
+def explainable(records: list[Record], output: Any, image: Tensor) -> list[Record]:
+    """Those of ``records`` that :func:`hidden_layers` lists, in forward order."""
+    crossed_by_all = _bottlenecks(check_output(output).grad_fn, image.grad_fn)
+    absorbed = {record.absorbed for record in records}
+    outermost: dict[Node, Record] = {}  # modules return from the inside out, so the last to return a tensor names it
+    for record in records:
+        node = record.edge.node
+        is_map = len(record.shape) == 4 and record.shape[2] * record.shape[3] > 1
+        if is_map and type(record.module) not in _CONTAINERS and node in crossed_by_all and node not in absorbed:
+            outermost[node] = record
+    return list(outermost.values())
+
+
+def _continues(source: Record, module: nn.Module, output: Tensor) -> bool:
+    """Whether ``module`` is the normalisation or activation of the convolution or normalisation it is fed by."""
+    is_leaf = next(module.children(), None) is None
+    return is_leaf and not isinstance(module, (_ConvNd, _MaxPoolNd, _AvgPoolNd)) and source.shape == tuple(output.shape)
+
+
+def _bottlenecks(top: Node | None, bottom: Node | None) -> set[Node]:
+    """The nodes of the autograd graph that every path from ``top`` down to ``bottom`` runs through."""
+    order: list[Node] = []  # every node after all nodes above it
+    seen: set[Node] = set()
+    stack = [(top, False)] if top is not None else []
+    while stack:
+        node, expanded = stack.pop()
+        if expanded:
+            order.append(node)
+        elif node not in seen:
+            seen.add(node)
+            stack.append((node, True))
+            stack.extend((below, False) for below, _ in node.next_functions if below is not None and below not in seen)
+    order.reverse()
+    above = dict.fromkeys(order, 0)  # paths from the top; Python's integers do not overflow
+    above.update({top: 1})
+    for node in order:
+        for below, _ in node.next_functions:
+            if below is not None:
+                above[below] += above[node]
+    under: dict[Node, int] = {}  # paths to the bottom
+    for node in reversed(order):
+        under[node] = int(node is bottom) + sum(under[below] for below, _ in node.next_functions if below is not None)
+    total = under.get(top, 0)
+    return {node for node in order if total and above[node] * under[node] == total}
+
+
+def check_output(output: Any) -> Tensor:
+    """The network's logits, refused in one line when they are not of shape (N, classes).
+
+    Raises:
+        ValueError: for any other output.
+    """
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"expected the network to return logits of shape (N, classes), got {shape}")
+    return output
+
+
+def resolve(model: nn.Module, layers: str | nn.Module | Iterable[str | nn.Module]) -> list[str]:
+    """The names of the layers that a caller gives by name or as modules.
+
+    Raises:
+        ValueError: for an unknown name (the closest one is suggested), a foreign module, or no layer at all.
+    """
+    modules = dict(model.named_modules())
+    name_of = {module: name for name, module in modules.items()}
+    names: list[str] = []
+    for layer in [layers] if isinstance(layers, (str, nn.Module)) else layers:
+        if isinstance(layer, nn.Module):
+            if not name_of.get(layer):
+                raise ValueError(f"this {type(layer).__name__} is no layer of the {type(model).__name__} to explain")
+            layer = name_of[layer]
+        elif layer != INPUT and (not layer or layer not in modules):
+            close = get_close_matches(str(layer), [*modules, INPUT], 1, cutoff=0) or [INPUT]
+            raise ValueError(f"no layer {layer!r} in this {type(model).__name__}: did you mean {close[0]!r}?")
+        names.append(layer)
+    if not names:
+        raise ValueError("no layers given: pass names, modules, 'input', or 'all'")
+    return names
+
+
+def require_strided(model: nn.Module, skip_first: bool = False) -> dict[str, nn.Module]:
+    """:func:`strided_layers`, for those who cannot do without.
+
+    Args:
+        model: the network.
+        skip_first: leave out the first, unless it is the only one: its grid shows at the input alone, and changing it
+            costs the most accuracy.
+
+    Raises:
+        ValueError: when there is none.
+    """
+    found = strided_layers(model)
+    if not found:
+        raise ValueError(f"{type(model).__name__} has no strided convolution, so nothing to repair: use fix=None")
+    if skip_first and len(found) > 1:
+        del found[next(iter(found))]
+    return found
