@@ -243,6 +243,7 @@ def execute(name: str, notebook: Any, progress: Callable[[int, int], None]) -> N
         coalesce_streams=True,
         record_timing=False,
         on_cell_start=before,
+        extra_arguments=["--log-level=ERROR"],
         resources={"metadata": {"path": str(BOOK)}},
     )
     try:
@@ -454,9 +455,9 @@ def status_page(names: list[str]) -> str:
         [
             "# Execution record",
             "",
-            "Every figure in the chapters was computed by the cell above it, on a machine without a GPU and without the",
-            "network. This page is made with the site. It gives the seconds that each chapter took on the machine that",
-            "built it; *stored* means that the notebook was taken as it lies in the repository.",
+            "Every figure in the chapters was computed by the cell above it, without a GPU and without the network.",
+            "This page is made with the site. It gives the seconds each chapter took on the machine that built it;",
+            "*stored* means that the notebook was taken as it lies in the repository.",
             "",
             "| Chapter | Seconds |",
             "|---|---:|",
