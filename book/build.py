@@ -506,7 +506,8 @@ def build_site(book: Path = BOOK, output: Path = ROOT, *, draft: bool = False) -
     command = [str(Path(sysconfig.get_path("scripts")) / "jupyter-book"), "build", str(book)]
     command += ["--config", str(ROOT / "_config.yml"), "--toc", str(toc), "--path-output", str(output)]
     print("Building the site ...", flush=True)
-    done = subprocess.run([*command, "-n", "-W", "--keep-going"], capture_output=True, text=True, cwd=ROOT)
+    command += ["-n", "-W", "--keep-going"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"NO_COLOR": "1"})
     if done.returncode != 0:
         lines = (done.stdout + done.stderr).splitlines()
         telling = [line for line in lines if re.search(r"WARNING|ERROR|CRITICAL", line)] or lines[-20:]
