@@ -1,4 +1,4 @@
-"""The heart of the library: one forward and one backward pass, and every hidden layer has its activation and gradient."""
+"""The heart of the library: one forward and one backward pass give every layer's activation and gradient."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from smoothsal_lib.layers import INPUT, Record, check_images, check_output, explainable, resolve, trace
+from smoothsal_lib.layers import INPUT, Record, as_leaf, check_images, check_output, explainable, resolve, trace
 from smoothsal_lib.state import preserved
 
 
@@ -42,7 +42,8 @@ def capture(
     """Activation and gradient of many layers from one forward and one backward pass.
 
     Args:
-        model: a network that maps (N, C, H, W) to logits (N, classes). It runs in evaluation mode and is left as it was.
+        model: a network that maps (N, C, H, W) to logits (N, classes). It runs in evaluation mode and is left as it
+            was.
         x: images (N, C, H, W), normalised as the model expects them.
         layers: ``"all"`` for every layer that :func:`hidden_layers` lists, or names, modules, or several of them;
             ``"input"`` is the picture itself. A module that is called several times counts with its last call.
@@ -89,11 +90,13 @@ def _run(
     everything = isinstance(layers, str) and layers == "all"
     chosen = None if everything else resolve(model, layers)
     # A network may begin with an in-place operation, which a leaf does not allow and x must not suffer.
-    leaf = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
-    image = leaf.clone()
-    with rule if rule is not None else nullcontext():
+    image = as_leaf(x).clone()
+    # A network that draws random numbers draws the same ones in every run, so that runs can be compared.
+    with preserved(model), rule if rule is not None else nullcontext():
         output, records = trace(model, image, chosen, copy=activations and not everything)
     logits = check_output(output)
+    if not logits.requires_grad:
+        raise ValueError(f"the scores of this {type(model).__name__} do not depend on the image by any gradient")
     if chosen is None:
         records = explainable(records, output, image)
         if not records:
@@ -127,12 +130,13 @@ def check_target(target: int | Sequence[int] | Tensor | None, logits: Tensor) ->
     try:
         given = torch.as_tensor(target, device=logits.device)
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"expected the target as an integer or one an image, got {target!r}") from None
+        raise TypeError(f"expected the target as an integer or one an image, got {target!r:.80}") from None
     if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
-        raise TypeError(f"expected integer class labels as target, got {target!r}")
+        raise TypeError(f"expected integer class labels as target, got {given.flatten().tolist()[:8]} ({given.dtype})")
     n, classes = logits.shape
     if given.ndim > 1 or (given.ndim == 1 and len(given) != n):
         raise ValueError(f"expected one target or {n} of them, one an image, got shape {tuple(given.shape)}")
-    if int(given.min()) < 0 or int(given.max()) >= classes:
-        raise ValueError(f"no class {target!r}: this network has classes 0 to {classes - 1}")
+    unknown = given[(given < 0) | (given >= classes)].flatten().tolist()
+    if unknown:
+        raise ValueError(f"no class {unknown[0]}: this network has classes 0 to {classes - 1}")
     return given.long().expand(n).contiguous()

@@ -53,7 +53,8 @@ def explain(
     ========================  =====================================================================================
 
     Args:
-        model: a network from images (N, C, H, W) to logits (N, classes). It is run in evaluation mode and left as it was.
+        model: a network from images (N, C, H, W) to logits (N, classes). It is run in evaluation mode and left as it
+            was.
         x: images (N, C, H, W), normalised as the model expects them; at any precision the model has.
         target: the class to explain, one for all images or one an image; ``None`` takes the class that the network,
             repaired as ``fix`` says, predicts.
@@ -86,7 +87,7 @@ def explain(
             rule = GuidedBackprop() if method == "guided_backprop" else Deconvnet()
             found = capture(model, x, layers, target, rule, activations=False)
             if not rule.met:
-                raise ValueError(f"{method} changes how ReLU hands down the gradient, and {type(model).__name__} has none")
+                raise ValueError(f"{method} changes the gradient of ReLU, and this {type(model).__name__} calls none")
             return found.gradients
         if method == "gradient":
             return capture(model, x, layers, target, activations=False).gradients
@@ -115,8 +116,8 @@ def _deeplift(model: nn.Module, x: Tensor, target: Target, layers: Layers, basel
 def _integrated_gradients(
     model: nn.Module, x: Tensor, target: Target, layers: Layers, baseline: Tensor, steps: int
 ) -> dict[str, Tensor]:
-    if steps < 1:
-        raise ValueError(f"expected at least 1 step, got {steps}")
+    if not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"expected a whole number of steps, at least 1, got {steps!r}")
     # The class is that of the image, known before the path begins; the last point's capture serves twice.
     end = capture(model, x, layers, target)
     names = list(end.gradients)

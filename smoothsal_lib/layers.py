@@ -15,10 +15,11 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
+from torch.nn.modules.utils import _ntuple
 
 from smoothsal_lib.state import preserved
 
-INPUT = "input"  # the name under which the picture itself is a layer
+INPUT = "input"  # the name under which the picture itself is a layer, so that no module of that name can be one
 
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -37,14 +38,6 @@ class HiddenLayer:
     name: str
     shape: tuple[int, int, int]
     stride: tuple[int, int]
-
-
-def strides(module: nn.Module) -> tuple[int, ...]:
-    """The stride of a convolution or pooling layer along each spatial axis, as a tuple."""
-    stride: Any = module.stride
-    if isinstance(stride, int):
-        return (stride,) * (int(type(module).__name__[-2]) if type(module).__name__[-1] == "d" else 1)
-    return tuple(stride)
 
 
 def strided_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -76,7 +69,7 @@ def pooling_layers(model: nn.Module) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, (_MaxPoolNd, _AvgPoolNd)) and max(strides(module)) > 1
+        if isinstance(module, (_MaxPoolNd, _AvgPoolNd)) and max(_ntuple(1)(module.stride)) > 1
     }
 
 
@@ -130,15 +123,22 @@ def hidden_layers(model: nn.Module, x: Tensor) -> dict[str, HiddenLayer]:
         TypeError, ValueError: for a model or images that make no sense; see :func:`check_images`.
     """
     check_images(x, model)
-    with preserved(model), torch.enable_grad():
-        image = x[:1].detach().requires_grad_().clone()
+    with preserved(model), torch.inference_mode(False), torch.enable_grad():
+        image = as_leaf(x[:1]).clone()
         output, records = trace(model, image)
     return {
         record.name: HiddenLayer(
-            record.name, record.shape[1:], tuple(round(a / b) for a, b in zip(x.shape[2:], record.shape[2:], strict=True))
+            record.name,
+            record.shape[1:],
+            (round(x.shape[2] / record.shape[2]), round(x.shape[3] / record.shape[3])),
         )
         for record in explainable(records, output, image)
     }
+
+
+def as_leaf(x: Tensor) -> Tensor:
+    """The images as the beginning of an autograd graph; ``x`` itself, even one of inference mode, is left alone."""
+    return (x.clone() if x.is_inference() else x.detach()).requires_grad_()
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,7 @@ class Record:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """(N, C, H, W), for a map."""
         return tuple(self.value.shape)
 
     @property
@@ -162,7 +163,9 @@ class Record:
         return self.value._version != self.version
 
 
-def trace(model: nn.Module, image: Tensor, names: Iterable[str] | None = None, copy: bool = False) -> tuple[Any, list[Record]]:
+def trace(
+    model: nn.Module, image: Tensor, names: Iterable[str] | None = None, copy: bool = False
+) -> tuple[Any, list[Record]]:
     """Run the model once and record the tensors that its modules return.
 
     Args:
@@ -195,7 +198,7 @@ def trace(model: nn.Module, image: Tensor, names: Iterable[str] | None = None, c
 
     with ExitStack() as hooks:
         for name, module in model.named_modules():
-            if name and (names is None or name in names):
+            if name not in ("", INPUT) and (names is None or name in names):
                 hooks.callback(module.register_forward_pre_hook(before).remove)
                 hooks.callback(module.register_forward_hook(partial(after, name)).remove)
         return model(image), records
@@ -263,16 +266,21 @@ def resolve(model: nn.Module, layers: str | nn.Module | Iterable[str | nn.Module
     """The names of the layers that a caller gives by name or as modules.
 
     Raises:
+        TypeError: for anything but names and modules.
         ValueError: for an unknown name (the closest one is suggested), a foreign module, or no layer at all.
     """
+    if not isinstance(layers, (str, nn.Module, Iterable)):
+        raise TypeError(f"expected layers as names or modules, got {layers!r}")
     modules = dict(model.named_modules())
     name_of = {module: name for name, module in modules.items()}
     names: list[str] = []
     for layer in [layers] if isinstance(layers, (str, nn.Module)) else layers:
         if isinstance(layer, nn.Module):
-            if not name_of.get(layer):
+            if name_of.get(layer, "") in ("", INPUT):
                 raise ValueError(f"this {type(layer).__name__} is no layer of the {type(model).__name__} to explain")
             layer = name_of[layer]
+        elif not isinstance(layer, str):
+            raise TypeError(f"expected a layer as a name or a module, got {layer!r}")
         elif layer != INPUT and (not layer or layer not in modules):
             close = get_close_matches(str(layer), [*modules, INPUT], 1, cutoff=0) or [INPUT]
             raise ValueError(f"no layer {layer!r} in this {type(model).__name__}: did you mean {close[0]!r}?")

@@ -13,7 +13,7 @@ FORMS = ("centred", "paper")
 def check_form(form: str) -> str:
     """Return ``form``; raise a one-line ``ValueError`` when there is no such form."""
     if form not in FORMS:
-        raise ValueError(f"unknown form {form!r}: choose 'centred' (zero-phase, no wrapping) or 'paper' (cyclic shifts)")
+        raise ValueError(f"unknown form {form!r}: choose 'centred' (no shift, no wrapping) or 'paper' (cyclic shifts)")
     return form
 
 

@@ -58,5 +58,5 @@ def _mean_over_shifts(module: Any, args: tuple[Tensor, ...], output: Tensor) -> 
     axes = tuple(range(2, x.ndim))
     shifts = cyclic_shifts(module.stride)
     for shift in shifts[1:]:  # the first shift is by nothing: `output` itself
-        output = output + module._conv_forward(torch.roll(x, shift, axes), module.weight, module.bias)
+        output = output + module.forward(torch.roll(x, shift, axes))  # not module(...), which would run hooks again
     return output / len(shifts)
