@@ -33,5 +33,5 @@ $(STAMP): pyproject.toml requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"Python 3.11 or newer is needed, this is {v[0]}.{v[1]}; try: make PYTHON=python3.12 ...")'
 	@echo "Setting up $(VENV): torch is large, so the first time takes a few minutes."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt --editable '.[book,test,dev]'
+	@$(BIN)/python -m pip install --disable-pip-version-check --requirement requirements.txt --editable '.[book,test,dev]'
 	@touch $@
