@@ -354,9 +354,9 @@ def environment() -> dict[str, str]:
 def ingredients() -> str:
     """Digest of all that chapters share: the library, the embedded weights and results, the versions."""
     digest = hashlib.sha256(json.dumps(environment()).encode())
-    for folder, pattern in ((ROOT / "smoothsal_lib", "*.py"), (ROOT / "data", "*")):
-        for path in sorted(folder.rglob(pattern)):
-            if path.is_file():
+    for folder in (ROOT / "smoothsal_lib", ROOT / "data"):
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and path.suffix != ".pyc":
                 digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
