@@ -33,6 +33,7 @@ __all__ = [
     "HiddenLayer",
     "Surrogate",
     "capture",
+    "exercises",
     "explain",
     "fit_surrogate",
     "fixes",
@@ -54,7 +55,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> ModuleType:
-    """Import :mod:`smoothsal_lib.plot` when it is first used: matplotlib is slow to load, and explaining needs none."""
-    if name == "plot":
-        return importlib.import_module("smoothsal_lib.plot")
+    """Import what explaining does not need when it is first used: matplotlib is slow to load."""
+    if name in ("exercises", "plot"):
+        return importlib.import_module(f"smoothsal_lib.{name}")
     raise AttributeError(f"module 'smoothsal_lib' has no attribute {name!r}")
