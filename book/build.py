@@ -239,6 +239,7 @@ def execute(name: str, notebook: Any, progress: Callable[[int, int], None]) -> N
     client = NotebookClient(
         notebook,
         timeout=CELL_TIMEOUT,
+        startup_timeout=CELL_TIMEOUT,
         kernel_name="python3",
         coalesce_streams=True,
         record_timing=False,
