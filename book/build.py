@@ -528,8 +528,8 @@ def with_badges(readme: str) -> str:
     rows = [f"| [{title(name)}](book/src/{name}.md) | {repo.badge(name)} |" for name in chapters()]
     table = "\n".join(["| Chapter | |", "|---|---|", *rows])
     return re.sub(
-        r"(<!-- chapters: made by book/build.py -->\n).*?(\n<!-- end of chapters -->)",
-        lambda match: f"{match[1]}{table}{match[2]}",
+        r"(<!-- chapters: made by book/build.py -->\n).*?(<!-- end of chapters -->)",
+        lambda match: f"{match[1]}{table}\n{match[2]}",
         readme,
         flags=re.DOTALL,
     )

@@ -32,6 +32,20 @@ def test_address_and_badges_are_those_of_the_config(path):
     assert path.read_text("utf-8") == build.addressed()[path], "run: python book/build.py badges"
 
 
+@pytest.mark.parametrize("name", build.chapters())
+def test_readme_opens_every_chapter_in_colab(name):
+    assert build.repository().badge(name) in README
+
+
+def test_a_new_address_reaches_every_file(monkeypatch):
+    moved = build.Repository("https://github.com/somebody/else", "trunk", "v9")
+    monkeypatch.setattr(build, "repository", lambda: moved)
+    for path, text in build.addressed().items():
+        assert moved.url in text or path.name == "README.md"
+        assert build.project()["urls"]["Repository"] not in text
+        assert "smooth-deep-saliency/smooth-deep-saliency" not in text
+
+
 def test_citation_names_this_version():
     assert f"version: {build.project()['version']}\n" in (build.ROOT / "CITATION.cff").read_text("utf-8")
 
