@@ -11,7 +11,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from smoothsal_lib.datasets.photos import load_photo
+from smoothsal_lib.explain import METHODS, explain
 from smoothsal_lib.fixes.blur import centred_blur, cyclic_mean
+from smoothsal_lib.fixes.surrogate import Geometry, Stage
+from smoothsal_lib.models import load_model
 
 
 def _hint(text: str) -> None:
@@ -28,7 +32,8 @@ def _verdict(right: bool, why: str, hint: str) -> None:
 
 def _open(answer: object) -> bool:
     """Whether the exercise has not been tried; says so."""
-    untouched = answer is ... or (isinstance(answer, (list, tuple)) and ... in answer)
+    parts = answer.values() if isinstance(answer, dict) else answer if isinstance(answer, (list, tuple, set)) else ()
+    untouched = answer is ... or any(part is ... for part in parts)
     if untouched:
         print("Your answer goes in place of the dots.")
     return untouched
@@ -41,11 +46,136 @@ def _numbers(answer: object, count: int | None = None) -> list[float] | None:
         numbers = (
             [float(v) for v in values]
             if isinstance(values, Iterable) and not isinstance(values, str)
-            else [float(values)]
-        )  # type: ignore[arg-type]
+            else [float(values)]  # type: ignore[arg-type]
+        )
     except (TypeError, ValueError):
         return None
     return numbers if count is None or len(numbers) == count else None
+
+
+def check_1_1(answer: object) -> None:
+    """Chapter 1: how many parity classes there are below a convolution with stride 3."""
+    if _open(answer):
+        return None
+    number = _numbers(answer, 1)
+    if number == [4]:
+        return _hint("four is right for stride 2; how many remainders are there when you divide by 3?")
+    if number == [3]:
+        return _hint("three for the rows, and for the columns?")
+    _verdict(
+        number == [9],
+        "three remainders for the row times three for the column, so the grid repeats every third position",
+        "count the remainders of the row number modulo 3, and those of the column number",
+    )
+
+
+def check_1_2(answer: object) -> None:
+    """Chapter 1: a function of gradient and stride that returns the brightest over the dimmest parity mean."""
+    if _open(answer):
+        return None
+    if not callable(answer):
+        return _hint("hand over the function itself, without calling it")
+    for stride, shape in ((2, (1, 3, 8, 8)), (3, (2, 4, 9, 12)), (2, (2, 2, 7, 5))):
+        gradient = torch.randn(shape, generator=torch.Generator().manual_seed(stride))
+        gradient[..., 1::stride, ::stride] *= 5
+        size = gradient.abs().mean((0, 1))
+        means = [float(size[row::stride, column::stride].mean()) for row in range(stride) for column in range(stride)]
+        wanted = max(means) / min(means)
+        found = _numbers(answer(gradient, stride), 1)
+        if found is None:
+            return _hint("the function should return one number")
+        if abs(found[0] * wanted - 1) < 1e-3:
+            return _hint("that is the dimmest over the brightest: turn it round")
+        if abs(found[0] - wanted) > 1e-3:
+            return _hint(
+                f"for a gradient of shape {shape} and stride {stride} the contrast is {wanted:.3f}, yours is "
+                f"{found[0]:.3f}; do you take the absolute value first, and look at stride times stride classes?"
+            )
+    _verdict(True, "close to 1 without a grid, whatever the scale of the gradient", "")
+
+
+def check_1_3(answer: object) -> None:
+    """Chapter 1: the contrast of one network with strides, with max-pooling and with average pooling."""
+    if _open(answer):
+        return None
+    names = ("stride", "max", "average")
+    if not isinstance(answer, dict) or set(answer) != set(names):
+        return _hint("give a dictionary with the keys 'stride', 'max' and 'average'")
+    stride, largest, average = (_numbers(answer[name], 1) for name in names)
+    if stride is None or largest is None or average is None:
+        return _hint("each of the three should be one number")
+    if min(*stride, *largest, *average) < 1:
+        return _hint("a contrast is the brightest over the dimmest, so it cannot lie below 1")
+    if stride[0] < 1.5:
+        return _hint("the network with its strides should show a contrast well above 1")
+    _verdict(
+        largest[0] < 1.2 and average[0] < 1.2,
+        "no grid with pooling: the average spreads its gradient evenly, the maximum sends it to a winner that the "
+        "picture chooses, now here, now there",
+        "with pooling the contrast is close to 1; are all convolutions at stride 1, those on the shortcuts as well?",
+    )
+
+
+def check_2_1(answer: object) -> None:
+    """Chapter 2: the gradient at the last block, where only a mean and a linear layer follow."""
+    if _open(answer):
+        return None
+    given = _numbers(answer)
+    model = load_model()
+    x, _ = load_photo("chelsea")
+    wanted = explain(model, x, layers="layer4.1", method="gradient", fix=None)["layer4.1"][0, :, 0, 0]
+    if given is None or len(given) != len(wanted):
+        return _hint(f"give {len(wanted)} numbers, one for each channel of layer4.1")
+    off = wanted / torch.tensor(given)
+    if not torch.allclose(off, torch.ones_like(off), rtol=1e-3) and float(off.std()) < 1e-3 * abs(float(off.mean())):
+        return _hint(
+            f"all of them are off by the same factor, {float(off.mean()):.4g}: how many positions share the mean?"
+        )
+    _verdict(
+        torch.allclose(off, torch.ones_like(off), rtol=1e-3),
+        "the mean hands every position an equal share of the weight",
+        "which row of fc.weight belongs to the class, and what does the mean over positions do to it?",
+    )
+
+
+def check_2_2(answer: object) -> None:
+    """Chapter 2: a function that gives the rescale rule's multipliers for any function of single elements."""
+    if _open(answer):
+        return None
+    if not callable(answer):
+        return _hint("hand over the function itself, without calling it")
+    z = torch.tensor([2.0, 1.0, -1.0, -3.0, 0.5, -1.5])
+    z_ref = torch.tensor([1.0, -1.0, 3.0, -1.0, 0.5, -1.5])
+    same = z == z_ref
+    tangents = {torch.relu: (z > 0).float(), torch.tanh: 1 - z.tanh() ** 2}
+    for function, tangent in tangents.items():
+        name, found = function.__name__, torch.as_tensor(answer(function, z.clone(), z_ref.clone())).detach()
+        wanted = torch.where(same, tangent, (function(z) - function(z_ref)) / (z - z_ref))
+        if found.shape != z.shape:
+            return _hint(f"give one multiplier for each element, {len(z)} here and not {tuple(found.shape)}")
+        if not torch.allclose(found[~same], wanted[~same], atol=1e-4):
+            return _hint(f"for {name}: divide the change of the output by the change of the input")
+        if not torch.allclose(found[same], wanted[same], atol=1e-4):
+            return _hint(f"where the two ends meet you divide nought by nought; the limit is the derivative of {name}")
+    _verdict(True, "a secant where the ends differ, and its limit, the tangent, where they meet", "")
+
+
+def check_2_3(answer: object) -> None:
+    """Chapter 2: the methods for which the map of a difference is the difference of the maps."""
+    if _open(answer):
+        return None
+    names = answer.replace(",", " ").split() if isinstance(answer, str) else answer
+    if not isinstance(names, Iterable) or not set(names := list(names)) <= set(METHODS):
+        return _hint(f"give a set of names out of {', '.join(METHODS)}")
+    right = {"gradient", "gradient_x_activation", "deeplift", "integrated_gradients"}
+    if missing := right - set(names):
+        return _hint(f"there are more, {len(missing)} of them: where does the score enter by its derivative alone?")
+    _verdict(
+        set(names) == right,
+        "derivatives and multipliers of a difference subtract; the other three cut off what is negative, and then it "
+        "matters whether you subtract before or after",
+        "not all of these: some methods apply a ReLU to what comes back",
+    )
 
 
 def check_3_1(answer: object) -> None:
@@ -88,6 +218,46 @@ def check_3_3(answer: object) -> None:
         share is not None and abs(share[0] - 0.25) < 0.01,
         "all taps fall on one class in four",
         "where do the taps stand, relative to each other, and which parity has each?",
+    )
+
+
+def check_4_1(answer: object) -> None:
+    """Chapter 4: parameters of a stage."""
+    if _open(answer):
+        return None
+    count = _numbers(answer, 1)
+    if count == [322_560.0]:
+        return _hint("the weights are right; each output channel also has a bias, in both convolutions")
+    _verdict(count == [322_880.0], "92,320 in front of the mean and 230,560 behind it", "count both convolutions")
+
+
+def check_4_2(answer: object) -> None:
+    """Chapter 4: which strided convolutions a stage can reproduce exactly."""
+    if _open(answer):
+        return None
+    letters = "".join(sorted(letter for letter in str(answer).lower() if letter in "abc"))
+    _verdict(
+        letters == "a",
+        "it is a mean over blocks; the others pick pixels, and what alternates never passes the mean",
+        "feed each a map that alternates between +1 and -1, and compare the outputs",
+    )
+
+
+def check_4_3(answer: object) -> None:
+    """Chapter 4: a function that computes a stage's output."""
+    if _open(answer):
+        return None
+    if not callable(answer):
+        return _hint("hand over the function itself, without calling it")
+    generator = torch.Generator().manual_seed(0)
+    stage = Stage(Geometry((2, 3), 1, (3, 3), (2, 2), (1, 1), (1, 1)))
+    x = torch.randn(2, 2, 8, 8, generator=generator)
+    with torch.no_grad():
+        given, wanted = answer(stage.before, stage.after, x), stage(x)
+    if not isinstance(given, Tensor) or given.shape != wanted.shape:
+        return _hint(f"for an input of {tuple(x.shape)} the output has the shape {tuple(wanted.shape)}")
+    _verdict(
+        torch.allclose(given, wanted, atol=1e-5), "convolution, mean, convolution", "what is bilinear by exactly 2?"
     )
 
 

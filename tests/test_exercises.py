@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import smoothsal_lib as sal
 from smoothsal_lib import exercises
 
 
@@ -18,7 +19,38 @@ def gap(A, A_star, x, y):
     return (A(x) * y).sum() - (x * A_star(y)).sum()
 
 
+def contrast(gradient, stride=2):
+    size = gradient.abs().mean((0, 1))
+    means = [size[r::stride, c::stride].mean() for r in range(stride) for c in range(stride)]
+    return max(means) / min(means)
+
+
+def last_gradient(share=True):
+    model = sal.load_model("tiny_resnet")
+    x, _ = sal.load_photo("chelsea")
+    row = model.fc.weight[model(x).argmax()].detach()
+    return row / sal.hidden_layers(model, x)["layer4.1"].shape[1] ** 2 if share else row
+
+
+def multiplier(f, z, z_ref):
+    tangent = torch.autograd.functional.vjp(f, z, torch.ones_like(z))[1]
+    return torch.where(z == z_ref, tangent, (f(z) - f(z_ref)) / (z - z_ref))
+
+
 RIGHT = [
+    ("1_1", 9),
+    ("1_1", "9"),
+    ("1_1", [9]),
+    ("1_2", contrast),
+    ("1_2", lambda gradient, stride: contrast(gradient, stride).item()),
+    ("1_3", {"stride": 2.4, "max": 1.02, "average": 1.0}),
+    ("1_3", {"average": torch.tensor(1.0), "max": torch.tensor(1.1), "stride": torch.tensor(1.8)}),
+    ("2_1", last_gradient),
+    ("2_1", lambda: last_gradient().tolist()),
+    ("2_2", multiplier),
+    ("2_3", {"gradient", "gradient_x_activation", "deeplift", "integrated_gradients"}),
+    ("2_3", ["integrated_gradients", "deeplift", "gradient_x_activation", "gradient"]),
+    ("2_3", "gradient, gradient_x_activation, deeplift, integrated_gradients"),
     ("3_1", [2, 2, 1]),
     ("3_1", torch.tensor([2, 2, 1])),
     ("3_2", [1, 2, 1]),
@@ -26,6 +58,11 @@ RIGHT = [
     ("3_3", 0.25),
     ("3_3", "0.25"),
     ("3_3", torch.tensor(0.25)),
+    ("4_1", 322_880),
+    ("4_2", "a"),
+    ("4_2", ["A"]),
+    ("4_3", lambda before, after, x: after(torch.nn.functional.avg_pool2d(before(x), 2))),
+    ("4_3", lambda before, after, x: after(sum(before(x)[..., i::2, j::2] for i in (0, 1) for j in (0, 1)) / 4)),
     ("5_1", 7.5),
     ("5_1", -7.5),
     ("5_2", [1 / 12, 1 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 12]),
@@ -37,6 +74,32 @@ RIGHT = [
     ("6_3", "Both"),
 ]
 WRONG = [
+    ("1_1", 4),
+    ("1_1", 3),
+    ("1_1", "nine"),
+    ("1_2", lambda gradient, stride: 1 / contrast(gradient, stride)),
+    ("1_2", lambda gradient, stride: contrast(gradient, 2)),
+    ("1_2", lambda gradient, stride: contrast(gradient.mean(1, keepdim=True), stride)),
+    ("1_2", lambda gradient, stride: None),
+    ("1_2", 2.0),
+    ("1_3", 2.0),
+    ("1_3", {"stride": 2.4, "max": 1.02}),
+    ("1_3", {"stride": 2.4, "max": 2.2, "average": 1.0}),
+    ("1_3", {"stride": 1.0, "max": 1.0, "average": 1.0}),
+    ("1_3", {"stride": 2.4, "max": 0.9, "average": 1.0}),
+    ("1_3", {"stride": "much", "max": 1.0, "average": 1.0}),
+    ("2_1", lambda: last_gradient(share=False)),
+    ("2_1", lambda: last_gradient().flip(0)),
+    ("2_1", [1.0, 2.0]),
+    ("2_2", lambda f, z, z_ref: (f(z) - f(z_ref)) / (z - z_ref)),
+    ("2_2", lambda f, z, z_ref: torch.autograd.functional.vjp(f, z, torch.ones_like(z))[1]),
+    ("2_2", lambda f, z, z_ref: ((f(z) - f(z_ref)) / (z - z_ref)).nan_to_num(0)),
+    ("2_2", lambda f, z, z_ref: 1.0),
+    ("2_2", "rescale"),
+    ("2_3", {"gradient"}),
+    ("2_3", {"gradient", "gradient_x_activation", "deeplift", "integrated_gradients", "grad_cam"}),
+    ("2_3", {"gradients"}),
+    ("2_3", 4),
     ("3_1", [2, 1, 2]),
     ("3_1", [3, 3, 3]),
     ("3_1", None),
@@ -44,6 +107,12 @@ WRONG = [
     ("3_2", [1, 0, -1]),
     ("3_3", 0.75),
     ("3_3", "a quarter?"),
+    ("4_1", 322_560),
+    ("4_1", 92_320),
+    ("4_2", "abc"),
+    ("4_2", "bc"),
+    ("4_3", lambda before, after, x: after(before(x)[..., ::2, ::2])),
+    ("4_3", lambda before, after, x: after(before(x))),
     ("5_1", 2),
     ("5_1", 15),
     ("5_2", [1 / 6] * 6),
@@ -62,6 +131,8 @@ WRONG = [
 
 
 def said(name, answer, capsys):
+    if name == "2_1" and callable(answer):
+        answer = answer()  # made here, because it needs the trained network
     getattr(exercises, f"check_{name}")(answer)
     return capsys.readouterr().out
 
@@ -77,7 +148,7 @@ def test_wrong_answers_get_a_hint(name, answer, capsys):
 
 
 @pytest.mark.parametrize("check", [name for name in dir(exercises) if name.startswith("check_")])
-@pytest.mark.parametrize("dots", [..., [...]])
+@pytest.mark.parametrize("dots", [..., [...], {"key": ...}])
 def test_dots_are_no_answer_and_no_error(check, dots, capsys):
     getattr(exercises, check)(dots)
     assert capsys.readouterr().out == "Your answer goes in place of the dots.\n"
