@@ -57,6 +57,8 @@ ENVIRONMENT = ("torch", "torchvision", "numpy", "scikit-image", "matplotlib")
 LANGUAGE = {"file_extension": ".py", "name": "python", "pygments_lexer": "ipython3"}
 # Colab brings these, matched to its GPU driver: never ask pip for them there.
 BROUGHT_BY_COLAB = {"torch", "torchvision", "numpy"}
+# What chapters import besides the library; part of the extra `book`.
+IMPORTED_BY_CHAPTERS = ("captum",)
 
 
 class BookError(Exception):
@@ -143,7 +145,7 @@ def title(name: str) -> str:
 
 def install_cell(repo: Repository) -> str:
     """Source of the cell that makes a chapter run on Google Colab; anywhere else it does nothing."""
-    names = [re.split(r"[^\w-]", requirement)[0] for requirement in project()["dependencies"]]
+    names = [re.split(r"[^\w-]", requirement)[0] for requirement in (*project()["dependencies"], *IMPORTED_BY_CHAPTERS)]
     beside = " ".join(name for name in names if name not in BROUGHT_BY_COLAB)
     return (
         "# On Google Colab only: add the book's library, and what it lacks, to the torch that is there.\n"
