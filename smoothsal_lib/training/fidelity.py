@@ -1,6 +1,6 @@
 """Measure what every fix costs on the validation set of tiny-imagenet-100, and store it for the book.
 
-    python -m smoothsal_lib.training.fidelity --data FOLDER --out data/results
+python -m smoothsal_lib.training.fidelity --data FOLDER --out data/results
 """
 
 from __future__ import annotations
