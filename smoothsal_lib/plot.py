@@ -93,7 +93,7 @@ def maps(
         rows = [{"photograph": _Panel(one), **row} for one, row in zip(photos, rows, strict=True)]
     with _style():
         figure = _draw(rows, labels, limits, signed, zoom, label if colorbar else None)
-        _note(figure, f"{_clipping(percentile)}{_scales(limits, shared_scale)}")
+        _note(figure, _clipping(percentile), _scales(limits, shared_scale))
     return figure
 
 
@@ -139,7 +139,8 @@ def overlay(
         blended[title] = _Panel((cover * colours + (1 - cover) * grey).clip(0, 1), panel.group)
     with _style():
         figure = _draw([blended], None, limits, signed, zoom, "" if colorbar else None, OVERLAID)
-        _note(figure, f"stretched to the photograph ({interpolation}); {_clipping(percentile)}{_scales(limits, True)}")
+        stretched = f"stretched to the photograph ({interpolation})"
+        _note(figure, stretched, _clipping(percentile), _scales(limits, True))
     return figure
 
 
@@ -164,8 +165,8 @@ def spectrum(spectra: Row, stride: int = 2) -> Figure:
     norm = LogNorm(vmin=max(low, 1e-3), vmax=high, clip=True)
     marks = [i / stride for i in range(-(stride // 2), stride // 2 + 1)]
     points = [(x, y) for x in marks for y in marks if x or y]
-    with plt.style.context(STYLE):
-        figure, axes = _sheet(list(shares), None, 1, aspect=1, left=0.28, below=LINE, bar=True)
+    with _style():
+        figure, axes = _sheet(list(shares), None, 1, aspect=1, left=0.32, below=LINE, bar=True)
         for ax, share in zip(axes[0], shares.values(), strict=True):
             edges = [0.5 + 0.5 / (side - 1) for side in share.shape]  # 1/2 is the centre of the outermost pixels
             ax.imshow(share, SPECTRAL, norm=norm, extent=(-edges[1], edges[1], edges[0], -edges[0]), aspect="auto")
@@ -424,7 +425,7 @@ def _draw(
         limit = next(iter(limits.values())) if len(limits) == 1 else 1.0
         name = _number(limit) if len(limits) == 1 else "limit"
         bar = _place_bar(figure, axes, ScalarMappable(_norm(limit, signed), colours), bar_label)
-        ticks = {limit: name, 0.0: "0"} | ({-limit: f"−{name}"} if signed else {})
+        ticks = ({-limit: f"−{name}"} if signed else {}) | {0.0: "0", limit: name}
         bar.set_ticks(list(ticks), labels=list(ticks.values()))
     return figure
 
@@ -486,10 +487,11 @@ def _place_bar(figure: Figure, axes: NDArray[Any], colours: ScalarMappable, labe
     return bar
 
 
-def _note(figure: Figure, text: str) -> None:
+def _note(figure: Figure, *parts: str) -> None:
     """A line of small print at the lower edge of the figure."""
-    box = figure.axes[0].get_position()
-    figure.text(box.x0, 0.02 / figure.get_figheight(), text, size=7.5, color="0.35", va="bottom")
+    start, text = figure.axes[0].get_position().x0, "; ".join(part for part in parts if part)
+    note = figure.text(start, 0.02 / figure.get_figheight(), text, size=7.5, color="0.35", va="bottom")
+    note.set_x(min(start, 1 - note.get_window_extent().width / figure.bbox.width))  # as far left as it must
 
 
 def _full_width(figure: Figure) -> Figure:
@@ -516,13 +518,13 @@ def _checked(zoom: Zoom | None) -> Zoom:
 
 
 def _clipping(percentile: float) -> str:
-    return "" if percentile == 100 else f"colours clipped at the {percentile:g}th percentile of magnitude"
+    return "" if percentile == 100 else f"clipped at the {percentile:g}th percentile of magnitude"
 
 
 def _scales(limits: Mapping[Any, float], shared: bool) -> str:
     if len(limits) == 1:
         return ""
-    return "; one scale for maps of the same size" if shared else "; every map on its own scale"
+    return "one scale for maps of one size" if shared else "every map on its own scale"
 
 
 def _number(value: float) -> str:

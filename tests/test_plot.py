@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from smoothsal_lib import plot
+from smoothsal_lib.metrics.noise import power_spectrum
+
+PHOTO = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def without_a_window() -> Iterator[None]:
+    plt.switch_backend("agg")
+    torch.manual_seed(0)
+    yield
+    plt.close("all")
+
+
+def panels(figure: Figure) -> list[Axes]:
+    """The axes that show a picture, row by row (a colour bar shows none)."""
+    return [ax for ax in figure.axes if ax.images]
+
+
+def shown(ax: Axes) -> np.ndarray:
+    return np.asarray(ax.images[0].get_array())
+
+
+def words(figure: Figure) -> str:
+    return " ".join(text.get_text() for text in figure.findobj(mpl.text.Text))
+
+
+def test_maps_are_shown_pixel_for_pixel_over_the_same_square():
+    maps = {"layer1": torch.randn(8, 8), "layer2": torch.randn(1, 4, 4)}
+    figure = plot.maps(maps, photo=PHOTO)
+    assert [ax.get_title() for ax in panels(figure)] == ["photograph", "layer1", "layer2"]
+    assert [shown(ax).shape for ax in panels(figure)] == [(40, 40, 3), (8, 8), (4, 4)]
+    assert {tuple(ax.images[0].get_extent()) for ax in panels(figure)} == {(0, 1, 1, 0)}
+    assert {ax.images[0].get_interpolation() for ax in panels(figure)} == {"nearest"}
+    np.testing.assert_allclose(shown(panels(figure)[1]), maps["layer1"])
+
+
+def test_signed_maps_are_centred_at_zero_and_unsigned_ones_start_there():
+    values = torch.linspace(-1, 3, 64).view(8, 8)
+    (signed,) = panels(plot.maps({"m": values}, percentile=100))
+    assert signed.images[0].get_clim() == pytest.approx((-3, 3))
+    assert signed.images[0].get_cmap().name == plot.SIGNED
+    (unsigned,) = panels(plot.maps({"m": values.abs()}, percentile=100))
+    assert unsigned.images[0].get_clim() == pytest.approx((0, 3))
+    assert unsigned.images[0].get_cmap().name == plot.UNSIGNED
+    (forced,) = panels(plot.maps({"m": values.abs()}, percentile=100, signed=True))
+    assert forced.images[0].get_clim() == pytest.approx((-3, 3))
+
+
+def test_maps_of_one_size_share_a_scale_whatever_the_layout():
+    small, large = torch.full((4, 4), 2.0), torch.full((4, 4), 6.0)
+    other = torch.full((2, 2), 0.5)
+    rows = {"none": {"a": small, "b": other}, "fixed": {"a": large, "b": 2 * other}}
+    columns = {name: {row: rows[row][name] for row in rows} for name in ("a", "b")}
+    for layout in (rows, columns):
+        limits = {(shown(ax).shape, ax.images[0].get_clim()[1]) for ax in panels(plot.maps(layout, percentile=100))}
+        assert limits == {((4, 4), 6.0), ((2, 2), 1.0)}
+    alone = panels(plot.maps(rows, percentile=100, shared_scale=False))
+    assert [ax.images[0].get_clim()[1] for ax in alone] == [2.0, 0.5, 6.0, 1.0]
+
+
+def test_the_limit_is_written_where_scales_differ_and_once_for_a_shared_column():
+    rows = {"none": {"a": torch.full((4, 4), 2.0), "b": torch.full((2, 2), 0.5)}} | {
+        "fixed": {"a": torch.full((4, 4), 6.0), "b": torch.full((2, 2), 0.25)}
+    }
+    figure = plot.maps(rows, percentile=100)
+    assert [ax.get_xlabel() for ax in panels(figure)] == ["", "", "limit 6", "limit 0.5"]
+    assert "one scale for maps of one size" in words(figure)
+    one = plot.maps({"a": torch.full((4, 4), 2.0)}, percentile=100)
+    assert [ax.get_xlabel() for ax in panels(one)] == [""]
+    assert one.axes[-1].get_yticklabels()[-1].get_text() == "2"
+
+
+def test_clipping_is_done_and_said():
+    values = torch.zeros(10, 10)
+    values[0, 0] = 1000
+    values[1:] = torch.rand(9, 10) * 5
+    figure = plot.maps({"m": values}, percentile=90)
+    assert panels(figure)[0].images[0].get_clim()[1] == pytest.approx(np.percentile(values.numpy(), 90))
+    assert "clipped at the 90th percentile of magnitude" in words(figure)
+    assert "clipped" not in words(plot.maps({"m": values}, percentile=100))
+
+
+def test_a_map_of_zeros_can_be_drawn():
+    (panel,) = panels(plot.maps({"m": torch.zeros(4, 4)}))
+    assert panel.images[0].get_clim() == (0, 1)
+
+
+def test_a_mostly_zero_map_keeps_its_peak():
+    values = torch.zeros(40, 40)
+    values[3, 3] = 2
+    (panel,) = panels(plot.maps({"m": values}))  # the 99.5th percentile is 0
+    assert panel.images[0].get_clim() == (0, 2)
+
+
+def test_a_batch_makes_one_row_an_image():
+    batch = torch.stack([torch.ones(4, 4), 5 * torch.ones(4, 4)])
+    figure = plot.maps({"a": batch, "b": 2 * batch}, photo=[PHOTO, 255 - PHOTO], percentile=100)
+    found = panels(figure)
+    assert len(found) == 6
+    np.testing.assert_array_equal(shown(found[3]), 255 - PHOTO)
+    assert [ax.images[0].get_clim()[1] for ax in (found[1], found[2], found[4], found[5])] == [2, 2, 10, 10]
+
+
+def test_rows_may_lack_a_panel():
+    figure = plot.maps([{"a": torch.rand(4, 4)}, {"a": torch.rand(4, 4), "b": torch.rand(4, 4)}])
+    assert len(panels(figure)) == 3
+
+
+def test_zoom_magnifies_the_same_part_everywhere():
+    figure = plot.maps({"m": torch.rand(8, 8), "n": torch.rand(4, 4)}, photo=PHOTO, zoom=(0.25, 0.5, 0.75, 0.75))
+    for ax in panels(figure):
+        assert ax.get_xlim() == (0.25, 0.75) and ax.get_ylim() == (0.75, 0.5)
+        box = ax.get_window_extent()
+        assert box.height / box.width == pytest.approx(0.5, rel=1e-3)
+
+
+def test_panels_keep_the_shape_of_the_picture():
+    (panel,) = panels(plot.maps({"m": torch.rand(20, 30)}))
+    box = panel.get_window_extent()
+    assert box.height / box.width == pytest.approx(2 / 3, rel=1e-3)
+
+
+def test_an_overlay_of_zeros_is_the_grey_photograph_and_strong_colours_cover_it():
+    values = torch.zeros(40, 40)
+    values[:, 20:] = 1
+    (panel,) = panels(plot.overlay(PHOTO, values, alpha=1.0, interpolation="nearest"))
+    left, right = shown(panel)[:, :20], shown(panel)[:, 20:]
+    np.testing.assert_allclose(left[..., 0], left[..., 2])
+    np.testing.assert_allclose(left[..., 0], 0.35 + 0.55 * PHOTO[:, :20].mean(-1) / 255)
+    np.testing.assert_allclose(right, np.broadcast_to(mpl.colormaps[plot.OVERLAID](1.0)[:3], right.shape))
+
+
+def test_an_overlay_lies_in_register():
+    values = torch.zeros(4, 4)
+    values[1, 2] = -1  # covers rows 10 to 20 and columns 20 to 30 of 40
+    values[3, 3] = 1e-9
+    figure = plot.overlay(np.full((40, 40, 3), 128, np.uint8), values, percentile=100, interpolation="nearest")
+    coloured = np.ptp(shown(panels(figure)[0]), axis=-1) > 0.05
+    expected = np.zeros((40, 40), bool)
+    expected[10:20, 20:30] = True
+    np.testing.assert_array_equal(coloured, expected)
+    assert "nearest" in words(figure)
+
+
+def test_spectra_are_relative_to_white_noise_and_symmetric():
+    maps = torch.randn(6, 8, 10)
+    (panel,) = panels(plot.spectrum({"m": power_spectrum(maps, window=False)}))
+    found = shown(panel)
+    assert found.shape == (9, 11)  # the Nyquist row and column stand on both sides
+    np.testing.assert_allclose(found, found[::-1, ::-1])
+    assert found[:8, :10].mean() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("stride", "circles"), [(2, 8), (3, 8), (4, 24)])
+def test_spectra_are_marked_at_the_multiples_of_one_over_the_stride(stride: int, circles: int):
+    (panel,) = panels(plot.spectrum({"m": power_spectrum(torch.randn(12, 12))}, stride=stride))
+    points = np.asarray(panel.collections[0].get_offsets())
+    assert len(points) == circles
+    np.testing.assert_allclose(points * stride, np.round(points * stride))
+
+
+def test_a_profile_shows_the_horizontal_period():
+    stripes = torch.ones(16, 32)
+    stripes[:, ::4] = 2
+    figure = plot.profile({"stripes": stripes + 0.01 * torch.rand(16, 32), "noise": torch.randn(3, 16, 32)}, mark=0.25)
+    (ax,) = figure.axes
+    mark, line, noise = ax.lines
+    frequency, power = line.get_data()
+    assert mark.get_xdata()[0] == 0.25 == frequency[4:][np.argmax(power[4:14])]
+    assert frequency[0] == 0 and frequency[-1] == 0.5
+    assert np.median(noise.get_ydata()) == pytest.approx(1, abs=0.3)
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "1/4", "1/2"]
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (1, 2), (2, 2), (3, 3), (3, 1), (5, 2), (7, 4)])
+def test_taps_are_counted_as_a_convolution_has_them(kernel: int, stride: int):
+    padding = (kernel - 1) // 2
+    positions = 12 * stride
+    x = torch.zeros(1, 1, positions, positions, requires_grad=True)
+    F.conv2d(x, torch.ones(1, 1, kernel, kernel), stride=stride, padding=padding).sum().backward()
+    start = 4 * stride  # away from the border, and of parity class (0, 0)
+    expected = x.grad[0, 0, start : start + 6, start : start + 6]
+    (panel,) = panels(plot.taps([(kernel, stride)]))
+    np.testing.assert_array_equal(shown(panel), expected)
+    assert [text.get_text() for text in panel.texts] == [str(int(n)) for n in expected.flatten()]
+
+
+def test_by_layer_draws_numbers_and_spreads():
+    values = {"none": {"l1": 2.0, "l2": 1.0}, "fixed": {"l2": 0.5}}
+    (ax,) = plot.by_layer(values, ylabel="total variation").axes
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["l1", "l2"]
+    none, fixed = (container.lines[0].get_xydata().tolist() for container in ax.containers)
+    assert none == [[0, 2], [1, 1]] and fixed == [[1, 0.5]]
+    assert ax.get_ylabel() == "total variation" and ax.get_ylim()[0] == 0
+
+    spread = {"none": {"l1": torch.tensor([1.0, 3.0])}}
+    (ax,) = plot.by_layer(spread, ylabel="total variation").axes
+    assert ax.containers[0].lines[0].get_ydata()[0] == 2
+    (bars,) = ax.containers[0].lines[2]
+    np.testing.assert_allclose(bars.get_segments()[0][:, 1], [2 - 2**0.5, 2 + 2**0.5])
+    assert ax.get_ylabel() == "total variation, mean ± std"
+
+
+FIGURES = {
+    "maps": lambda: plot.maps({"layer1": torch.randn(8, 8), "layer2": torch.randn(4, 4)}, photo=PHOTO),
+    "one map": lambda: plot.maps({"layer1": torch.randn(8, 8)}, label="logits"),
+    "grid": lambda: plot.maps({row: {str(i): torch.randn(8, 8) for i in range(4)} for row in ("none", "fixed")}),
+    "overlay": lambda: plot.overlay(PHOTO, {"layer1": torch.rand(8, 8), "layer2": torch.rand(4, 4)}),
+    "spectrum": lambda: plot.spectrum({str(i): power_spectrum(torch.randn(16, 16)) for i in range(6)}),
+    "profile": lambda: plot.profile({"a": torch.randn(16, 16), "b": torch.randn(16, 16)}, mark=(1 / 8, 1 / 4)),
+    "taps": lambda: plot.taps([(3, 2), (1, 2), (2, 2), (3, 3), (3, 1)]),
+    "by_layer": lambda: plot.by_layer({"a": {f"layer{i}": float(i) for i in range(8)}, "b": {"layer1": 2.0}}, "y"),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_is_legible_at_700_pixels(name: str):
+    before = mpl.rcParams.copy()
+    figure = FIGURES[name]()
+    assert mpl.rcParams == before
+    assert figure.get_figwidth() == plot.WIDTH
+    paper = sum(to_rgb(figure.get_facecolor())) / 3
+    figure.canvas.draw()
+    drawn = figure.get_tightbbox()  # inches
+    assert drawn.x0 >= -0.01 and drawn.x1 <= plot.WIDTH + 0.01 and drawn.width >= plot.WIDTH - 0.01
+    assert drawn.y0 >= -0.01 and drawn.y1 <= figure.get_figheight() + 0.01
+    for text in figure.findobj(mpl.text.Text):
+        if text.get_text().strip() and text.get_visible():
+            assert text.get_size() * 700 / (72 * plot.WIDTH) >= 10, text  # pixels at 700 px
+            on_paper = not (name == "taps" and text.get_text().isdigit())
+            assert not on_paper or paper - sum(to_rgb(text.get_color())) / 3 > 0.55, text
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_titles_do_not_overlap(name: str):
+    figure = FIGURES[name]()
+    figure.canvas.draw()
+    boxes = sorted((ax.title.get_window_extent() for ax in panels(figure) if ax.get_title()), key=lambda box: box.x0)
+    for left, right in zip(boxes, boxes[1:], strict=False):
+        assert left.x1 <= right.x0 or left.y0 != right.y0
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: plot.maps({}), "^nothing to draw"),
+        (lambda: plot.maps({"a": torch.zeros(1, 2, 3, 3)}), r"^map 'a' has the shape \(1, 2, 3, 3\): .*saliency_map"),
+        (lambda: plot.maps({"a": torch.full((2, 2), torch.nan)}), "^map 'a' holds NaN"),
+        (
+            lambda: plot.maps({"a": torch.zeros(2, 3, 3), "b": torch.zeros(3, 3)}),
+            "^maps of different numbers of images",
+        ),
+        (lambda: plot.maps({"r": {"a": torch.zeros(2, 3, 3)}}), "^a grid with row labels takes one image"),
+        (
+            lambda: plot.maps({"a": torch.zeros(3, 3)}, photo=PHOTO[..., 0]),
+            r"^expected a photograph of shape \(H, W, 3\)",
+        ),
+        (lambda: plot.maps({"a": torch.zeros(3, 3)}, photo=[PHOTO, PHOTO]), "^2 photographs for 1 rows"),
+        (lambda: plot.maps({"a": torch.zeros(3, 3)}, zoom=(0.5, 0, 0.4, 1)), r"^zoom = \(0.5, 0, 0.4, 1\) is not"),
+        (lambda: plot.maps({"a": torch.zeros(3, 3)}, percentile=0), "^percentile = 0 is not above 0"),
+        (lambda: plot.overlay(PHOTO, torch.zeros(2, 3, 3)), r"^expected the maps of one photograph"),
+        (lambda: plot.spectrum({"a": torch.zeros(3)}), r"^expected a spectrum of shape \(..., H, W\), got \(3,\)$"),
+        (lambda: plot.profile({"a": torch.zeros(3)}), r"^expected maps of shape \(..., H, W\)"),
+        (lambda: plot.taps([(3, 0)]), r"^expected pairs \(kernel size, stride\) of positive numbers"),
+        (lambda: plot.by_layer({}, "y"), "^nothing to draw"),
+    ],
+)
+def test_bad_input_is_one_line(draw, message: str):
+    with pytest.raises(ValueError, match=message) as caught:
+        draw()
+    assert "\n" not in str(caught.value)
