@@ -14,7 +14,7 @@ from torch import Tensor
 from smoothsal_lib.datasets.photos import load_photo
 from smoothsal_lib.explain import METHODS, explain
 from smoothsal_lib.fixes.blur import centred_blur, cyclic_mean
-from smoothsal_lib.fixes.surrogate import Geometry, Stage
+from smoothsal_lib.fixes.stage import Geometry, Stage
 from smoothsal_lib.models import load_model
 
 

@@ -17,7 +17,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
 from torch.nn.modules.utils import _ntuple
 
-from smoothsal_lib.state import preserved
+from smoothsal_lib.state import check_model, preserved
 
 INPUT = "input"  # the name under which the picture itself is a layer, so that no module of that name can be one
 
@@ -52,7 +52,7 @@ def strided_layers(model: nn.Module) -> dict[str, nn.Module]:
     """
     return {
         name: module
-        for name, module in model.named_modules()
+        for name, module in check_model(model).named_modules()
         if isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd) and max(module.stride) > 1
     }
 
@@ -68,7 +68,7 @@ def pooling_layers(model: nn.Module) -> dict[str, nn.Module]:
     """
     return {
         name: module
-        for name, module in model.named_modules()
+        for name, module in check_model(model).named_modules()
         if isinstance(module, (_MaxPoolNd, _AvgPoolNd)) and max(_ntuple(1)(module.stride)) > 1
     }
 
@@ -77,7 +77,7 @@ def check_images(x: Tensor, model: nn.Module) -> None:
     """Refuse what no network could explain, in one line.
 
     Raises:
-        TypeError: when ``x`` is no floating-point tensor.
+        TypeError: when ``x`` is no floating-point tensor, or ``model`` no module.
         ValueError: for a shape other than (N, C, H, W), an empty batch, NaN or infinite values, or a dtype or device
             that differs from the model's.
     """
@@ -89,7 +89,7 @@ def check_images(x: Tensor, model: nn.Module) -> None:
         raise ValueError(f"expected images of shape (N, C, H, W), none of them 0, got {tuple(x.shape)}")
     if not bool(torch.isfinite(x).all()):
         raise ValueError(f"expected finite images, got {int((~torch.isfinite(x)).sum())} NaN or infinite values")
-    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
+    parameter = next((p for p in check_model(model).parameters() if p.is_floating_point()), None)
     if parameter is not None and (parameter.dtype != x.dtype or parameter.device != x.device):
         raise ValueError(
             f"images are {x.dtype} on {x.device} but the model is {parameter.dtype} on {parameter.device}: "
@@ -129,7 +129,7 @@ def hidden_layers(model: nn.Module, x: Tensor) -> dict[str, HiddenLayer]:
     return {
         record.name: HiddenLayer(
             record.name,
-            record.shape[1:],
+            (record.shape[1], record.shape[2], record.shape[3]),
             (round(x.shape[2] / record.shape[2]), round(x.shape[3] / record.shape[3])),
         )
         for record in explainable(records, output, image)
@@ -178,7 +178,7 @@ def trace(
         The model's output, and the records in the order in which the modules returned.
     """
     records: list[Record] = []
-    last_norm_or_conv: dict[Node, Record] = {}
+    last_norm_or_conv: dict[Node | None, Record] = {}
     source_of: dict[nn.Module, Node | None] = {}
 
     def before(module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -206,7 +206,10 @@ def trace(
 
 def explainable(records: list[Record], output: Any, image: Tensor) -> list[Record]:
     """Those of ``records`` that :func:`hidden_layers` lists, in forward order."""
-    crossed_by_all = _bottlenecks(check_output(output).grad_fn, image.grad_fn)
+    top, bottom = check_output(output).grad_fn, image.grad_fn
+    if top is None or bottom is None:  # the scores do not depend on the image
+        return []
+    crossed_by_all = _bottlenecks(top, bottom)
     absorbed = {record.absorbed for record in records}
     outermost: dict[Node, Record] = {}  # modules return from the inside out, so the last to return a tensor names it
     for record in records:
@@ -223,11 +226,11 @@ def _continues(source: Record, module: nn.Module, output: Tensor) -> bool:
     return is_leaf and not isinstance(module, (_ConvNd, _MaxPoolNd, _AvgPoolNd)) and source.shape == tuple(output.shape)
 
 
-def _bottlenecks(top: Node | None, bottom: Node | None) -> set[Node]:
+def _bottlenecks(top: Node, bottom: Node) -> set[Node]:
     """The nodes of the autograd graph that every path from ``top`` down to ``bottom`` runs through."""
     order: list[Node] = []  # every node after all nodes above it
     seen: set[Node] = set()
-    stack = [(top, False)] if top is not None else []
+    stack = [(top, False)]
     while stack:
         node, expanded = stack.pop()
         if expanded:
@@ -246,7 +249,7 @@ def _bottlenecks(top: Node | None, bottom: Node | None) -> set[Node]:
     under: dict[Node, int] = {}  # paths to the bottom
     for node in reversed(order):
         under[node] = int(node is bottom) + sum(under[below] for below, _ in node.next_functions if below is not None)
-    total = under.get(top, 0)
+    total = under[top]
     return {node for node in order if total and above[node] * under[node] == total}
 
 

@@ -9,6 +9,13 @@ import torch
 from torch import nn
 
 
+def check_model(model: nn.Module) -> nn.Module:
+    """Return ``model``; raise a one-line ``TypeError`` when it is not a ``torch.nn.Module``."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"expected the network as a torch.nn.Module, got {type(model).__name__}")
+    return model
+
+
 @contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside the block; on every exit the network and the random state are what they were.
@@ -20,8 +27,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
     Raises:
         TypeError: when ``model`` is not a ``torch.nn.Module``.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    check_model(model)
     flags = [(module, module.training) for module in model.modules()]
     devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
     with torch.random.fork_rng(devices=sorted(devices)):

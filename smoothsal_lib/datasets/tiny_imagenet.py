@@ -67,6 +67,6 @@ def load_split(split: str, root: str | Path | None = None, limit: int | None = N
             names = [names[i * len(names) // limit] for i in range(min(limit, len(names)))]
         images = np.empty((len(names), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
         for i, name in enumerate(tqdm(names, desc=f"decode {split}", unit="img", leave=False, mininterval=2)):
-            images[i] = Image.open(io.BytesIO(archive.read(name))).convert("RGB")
+            images[i] = np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("RGB"))
     labels = torch.tensor([label_of[name.split("/")[1]] for name in names])
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels

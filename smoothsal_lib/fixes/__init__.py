@@ -46,7 +46,7 @@ def as_fixes(fix: str | Fix | Sequence[str | Fix] | None) -> list[Fix]:
 
 
 @contextmanager
-def smoothed(model: nn.Module, *fixes: str | Fix | None) -> Iterator[nn.Module]:
+def smoothed(model: nn.Module, *fixes: str | Fix | Sequence[str | Fix] | None) -> Iterator[nn.Module]:
     """Inside the block the network is repaired, for code of your own as for captum or zennit.
 
     Several fixes are entered in the order given. On every exit the network is what it was.
@@ -62,6 +62,6 @@ def smoothed(model: nn.Module, *fixes: str | Fix | None) -> Iterator[nn.Module]:
         TypeError, ValueError: for an unknown fix, or a network that it cannot repair.
     """
     with ExitStack() as stack:
-        for fix in as_fixes(fixes):
-            stack.enter_context(fix.apply(model))
+        for fix in (one for given in fixes for one in as_fixes(given)):
+            stack.enter_context(fix.repair(model))
         yield model

@@ -33,7 +33,7 @@ class BackwardHook(Fix):
         self.form = check_form(form)
 
     @contextmanager
-    def apply(self, model: nn.Module) -> Iterator[None]:
+    def repair(self, model: nn.Module) -> Iterator[None]:
         """Within the context, every strided convolution of ``model`` hands down a blurred gradient."""
         blur = centred_blur if self.form == "centred" else cyclic_mean
         with ExitStack() as hooks:

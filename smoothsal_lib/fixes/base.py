@@ -12,7 +12,7 @@ class Fix(abc.ABC):
     """A change to how a network's strided convolutions run, for the length of a context."""
 
     @abc.abstractmethod
-    def apply(self, model: nn.Module) -> AbstractContextManager[None]:
+    def repair(self, model: nn.Module) -> AbstractContextManager[None]:
         """Change ``model`` on entering; on leaving, by whatever way, it is exactly what it was.
 
         Raises:

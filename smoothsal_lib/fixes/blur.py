@@ -46,7 +46,9 @@ def centred_blur(x: Tensor, strides: Sequence[int]) -> Tensor:
             kernel = centred_kernel(stride)
             length = x.shape[axis]
             padded = _mirror(x, axis, len(kernel) // 2)
-            x = sum(weight * padded.narrow(axis, i, length) for i, weight in enumerate(kernel))
+            x = kernel[0] * padded.narrow(axis, 0, length)
+            for i, weight in enumerate(kernel[1:], start=1):
+                x = x + weight * padded.narrow(axis, i, length)
     return x
 
 
@@ -71,5 +73,4 @@ def cyclic_shifts(strides: Sequence[int]) -> list[tuple[int, ...]]:
 def cyclic_mean(x: Tensor, strides: Sequence[int]) -> Tensor:
     """The mean of the cyclic shifts T_d x of x by :func:`cyclic_shifts` (Smooth Deep Saliency, backward hook)."""
     axes = tuple(range(2, 2 + len(strides)))
-    shifts = cyclic_shifts(strides)
-    return sum(torch.roll(x, shift, axes) for shift in shifts) / len(shifts)
+    return torch.stack([torch.roll(x, shift, axes) for shift in cyclic_shifts(strides)]).mean(0)

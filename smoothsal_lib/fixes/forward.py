@@ -35,7 +35,7 @@ class ForwardHook(Fix):
         self.form = check_form(form)
 
     @contextmanager
-    def apply(self, model: nn.Module) -> Iterator[None]:
+    def repair(self, model: nn.Module) -> Iterator[None]:
         """Within the context, the strided convolutions of ``model`` but the first average over shifts."""
         with ExitStack() as hooks:
             for module in require_strided(model, skip_first=True).values():

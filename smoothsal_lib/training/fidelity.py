@@ -66,16 +66,17 @@ def main(argv: list[str] | None = None) -> None:
         "forward:paper": "forward:paper",
         "surrogate": surrogate,
     }
+    rows = measure(model, images, labels, fixes)
     record = {
         **provenance("smoothsal_lib.training.fidelity", arguments.device),
         "model": "tiny_resnet",
         "data": "tiny-imagenet-100, validation",
         "images": len(images),
-        "fixes": measure(model, images, labels, fixes),
+        "fixes": rows,
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "fidelity.json").write_text(json.dumps(record, indent=1) + "\n")
-    for name, row in record["fixes"].items():
+    for name, row in rows.items():
         print(f"{name:16} " + "  ".join(f"{key} {value:.4f}" for key, value in row.items()))
 
 

@@ -63,6 +63,7 @@ def test_another_recipe_does_not_take_over_a_checkpoint(fake_data, uninterrupted
 def test_the_size_schedule_begins_small_and_ends_large():
     sizes = [sizes_of_epoch(epoch, 34) for epoch in range(34)]
     assert sizes[0] == {48: 1.0} and max(sizes[-1]) == 128
+    assert sizes_of_epoch(34, 34) == classifier.POLISH_SIZES
     assert all(sum(shares.values()) == pytest.approx(1) for shares in sizes)
 
 
