@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 
 from smoothsal_lib.layers import INPUT, Record, as_leaf, check_images, check_output, explainable, resolve, trace
 from smoothsal_lib.state import preserved
@@ -91,6 +92,7 @@ def _run(
     chosen = None if everything else resolve(model, layers)
     # A network may begin with an in-place operation, which a leaf does not allow and x must not suffer.
     image = as_leaf(x).clone()
+    picture = Record(INPUT, nn.Identity(), get_gradient_edge(image), image.detach().clone(), 0, None)
     # A network that draws random numbers draws the same ones in every run, so that runs can be compared.
     with preserved(model), rule if rule is not None else nullcontext():
         output, records = trace(model, image, chosen, copy=activations and not everything)
@@ -98,24 +100,18 @@ def _run(
     if not logits.requires_grad:
         raise ValueError(f"the scores of this {type(model).__name__} do not depend on the image by any gradient")
     if chosen is None:
-        records = explainable(records, output, image)
+        records = explainable(records, output, picture.edge.node)
         if not records:
             raise ValueError(f"{type(model).__name__} has no hidden layer (C, H, W) that all paths cross: name some")
         if activations and any(record.overwritten for record in records):
             # An in-place operation has reached a value we want: run again, and this time copy at once.
             return _run(model, x, [record.name for record in records], rule, activations)
         return logits, {record.name: record for record in records}
-    last_call = {record.name: record for record in records}
-    return logits, {name: _found(last_call, name, image) for name in chosen}
-
-
-def _found(records: dict[str, Record], name: str, image: Tensor) -> Record:
-    """The record of layer ``name``; the picture itself under the name ``"input"``."""
-    if name == INPUT:
-        return Record(INPUT, nn.Identity(), torch.autograd.graph.get_gradient_edge(image), image.detach(), 0, None)
-    if name not in records:
-        raise ValueError(f"layer {name!r} returned no tensor that depends on the image: it was not run, or is no map")
-    return records[name]
+    last_call = {record.name: record for record in (picture, *records)}
+    for name in chosen:
+        if name not in last_call:
+            raise ValueError(f"layer {name!r} returned no tensor that depends on the image: was it run?")
+    return logits, {name: last_call[name] for name in chosen}
 
 
 def check_target(target: int | Sequence[int] | Tensor | None, logits: Tensor) -> Tensor:
@@ -132,7 +128,7 @@ def check_target(target: int | Sequence[int] | Tensor | None, logits: Tensor) ->
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"expected the target as an integer or one an image, got {target!r:.80}") from None
     if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
-        raise TypeError(f"expected integer class labels as target, got {given.flatten().tolist()[:8]} ({given.dtype})")
+        raise TypeError(f"expected integer class labels as target, got {given.flatten().tolist()[:3]} ({given.dtype})")
     n, classes = logits.shape
     if given.ndim > 1 or (given.ndim == 1 and len(given) != n):
         raise ValueError(f"expected one target or {n} of them, one an image, got shape {tuple(given.shape)}")

@@ -87,14 +87,14 @@ def check_images(x: Tensor, model: nn.Module) -> None:
         raise TypeError(f"expected floating-point images, got {x.dtype}: convert and normalise them first")
     if x.ndim != 4 or 0 in x.shape:
         raise ValueError(f"expected images of shape (N, C, H, W), none of them 0, got {tuple(x.shape)}")
-    if not bool(torch.isfinite(x).all()):
-        raise ValueError(f"expected finite images, got {int((~torch.isfinite(x)).sum())} NaN or infinite values")
     parameter = next((p for p in check_model(model).parameters() if p.is_floating_point()), None)
     if parameter is not None and (parameter.dtype != x.dtype or parameter.device != x.device):
         raise ValueError(
             f"images are {x.dtype} on {x.device} but the model is {parameter.dtype} on {parameter.device}: "
             "move one to the other"
         )
+    if not bool(torch.isfinite(x).all()):
+        raise ValueError(f"expected finite images, got {int((~torch.isfinite(x)).sum())} NaN or infinite values")
 
 
 def hidden_layers(model: nn.Module, x: Tensor) -> dict[str, HiddenLayer]:
@@ -125,6 +125,7 @@ def hidden_layers(model: nn.Module, x: Tensor) -> dict[str, HiddenLayer]:
     check_images(x, model)
     with preserved(model), torch.inference_mode(False), torch.enable_grad():
         image = as_leaf(x[:1]).clone()
+        start = get_gradient_edge(image).node  # now, because a network that begins in place gives the tensor another
         output, records = trace(model, image)
     return {
         record.name: HiddenLayer(
@@ -132,7 +133,7 @@ def hidden_layers(model: nn.Module, x: Tensor) -> dict[str, HiddenLayer]:
             (record.shape[1], record.shape[2], record.shape[3]),
             (round(x.shape[2] / record.shape[2]), round(x.shape[3] / record.shape[3])),
         )
-        for record in explainable(records, output, image)
+        for record in explainable(records, output, start)
     }
 
 
@@ -204,12 +205,12 @@ def trace(
         return model(image), records
 
 
-def explainable(records: list[Record], output: Any, image: Tensor) -> list[Record]:
-    """Those of ``records`` that :func:`hidden_layers` lists, in forward order."""
-    top, bottom = check_output(output).grad_fn, image.grad_fn
-    if top is None or bottom is None:  # the scores do not depend on the image
+def explainable(records: list[Record], output: Any, start: Node) -> list[Record]:
+    """Those of ``records`` that :func:`hidden_layers` lists, in forward order; the picture is the node ``start``."""
+    top = check_output(output).grad_fn
+    if top is None:  # the scores do not depend on the image
         return []
-    crossed_by_all = _bottlenecks(top, bottom)
+    crossed_by_all = _bottlenecks(top, start)
     absorbed = {record.absorbed for record in records}
     outermost: dict[Node, Record] = {}  # modules return from the inside out, so the last to return a tensor names it
     for record in records:

@@ -12,7 +12,7 @@ ResNets use one ReLU module twice in a block, DenseNet calls ``F.relu``, VGG ove
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -31,7 +31,7 @@ def _out_of_place(func: Function, kwargs: dict[str, Any]) -> tuple[Function, dic
     name = func.__name__
     if name.startswith("__i") and name[3:-2] in _OPERATORS:
         return getattr(Tensor, f"__{name[3:]}"), kwargs, True
-    if name.endswith("_") and not name.endswith("__") and hasattr(Tensor, name[:-1]):
+    if name.endswith("_") and not name.endswith("__") and callable(getattr(Tensor, name[:-1], None)):
         return getattr(Tensor, name[:-1]), kwargs, True
     return func, kwargs, False
 
@@ -113,10 +113,10 @@ class Deconvnet(_RectifierRule):
 
 # Functions of one tensor, applied to every element.
 ELEMENTWISE = set(
-    "relu relu6 leaky_relu prelu rrelu hardtanh hardsigmoid hardswish hardshrink softshrink tanhshrink threshold abs "
-    "absolute clamp clamp_min clamp_max clip sigmoid tanh exp expm1 exp2 log log1p log2 log10 sqrt rsqrt square "
+    "relu relu6 leaky_relu prelu rrelu hardtanh hardsigmoid hardswish hardshrink softshrink tanhshrink threshold "
+    "abs absolute clamp clamp_min clamp_max clip sigmoid tanh exp expm1 exp2 log log1p log2 log10 sqrt rsqrt square "
     "reciprocal pow __pow__ __rpow__ __rtruediv__ __rdiv__ sin cos atan erf erfc softplus silu gelu mish elu selu celu "
-    "logsigmoid softsign".split()
+    "log_sigmoid softsign _threshold".split()
 )
 PRODUCTS = set("mul multiply __mul__ __rmul__ matmul __matmul__ __rmatmul__ mm bmm einsum".split())
 # Linear in the activations, so that their own gradient is already their multiplier.
@@ -129,13 +129,15 @@ LINEAR = set(
     "float double half bfloat16 cuda cpu roll flip rot90 pad mean sum cumsum diff narrow select index_select gather "
     "take_along_dim chunk split tensor_split unbind __getitem__ __setitem__ copy_ masked_fill where interpolate "
     "upsample pixel_shuffle pixel_unshuffle channel_shuffle unfold fold dropout dropout1d dropout2d dropout3d "
-    "alpha_dropout feature_dropout grid_sample diagonal tril triu requires_grad_ detach __get__ as_strided "
-    "stochastic_depth".split()
+    "alpha_dropout feature_dropout feature_alpha_dropout grid_sample diagonal tril triu __get__ as_strided".split()
 )
 
 
-# Linear in what they are applied to, and in their weight too: dynamic convolutions compute it from the picture.
-_BILINEAR = {f"{kind}{d}d" for kind in ("conv", "conv_transpose") for d in (1, 2, 3)} | {"linear"}
+# Computed as differences of large numbers, so that their rounding error is that of their argument.
+_CANCELLING = {"gelu", "tanhshrink"}
+# Linear in the argument of this position; of a convolution the weight too can come from the image, which is a product.
+_WEIGHTED = {f"{kind}{d}d": 0 for kind in ("conv", "conv_transpose") for d in (1, 2, 3)}
+_WEIGHTED |= {"linear": 0, "batch_norm": 0, "grid_sample": 0, "addmm": 1}
 # Linear as long as the mask or index they choose by is the same for baseline and image.
 _CHOOSING = set("where masked_fill gather index_select take_along_dim __getitem__ __setitem__".split())
 
@@ -195,10 +197,7 @@ class DeepLift(TorchFunctionMode):
         if weights:  # layer for layer, the image's run must be that of the baseline
             self._replay((name, weights))
         if name in LINEAR:
-            if name in _BILINEAR and len(args) > 1 and _from_image(args[1]):
-                return self._dynamic(func, args, kwargs)
-            self._check_linear(name, args, kwargs)
-            return func(*args, **kwargs)
+            return self._linear(func, name, args, kwargs)
         args, kwargs = _operands_first(args, pure_kwargs)
         if name in ELEMENTWISE:
             output = self._elementwise(pure, args, kwargs)
@@ -212,8 +211,10 @@ class DeepLift(TorchFunctionMode):
             with self:  # what it is composed of is seen again
                 output = _COMPOSED[name](*args, **kwargs)
         else:
+            given = [t for t in _tensors([*args, *kwargs.values()]) if _computed(t)]
             output = pure(*args, **kwargs)
-            if isinstance(output, Tensor) and output.requires_grad:
+            # Without a gradient no harm is done, and without a change (a weight's norm, say) none either.
+            if given and any(t.requires_grad for t in _tensors([output])) and not self._unchanged(name, given):
                 raise NotImplementedError(
                     f"DeepLift has no rule for {name!r}: if it is linear, add its name to smoothsal_lib.rules.LINEAR"
                 )
@@ -233,37 +234,48 @@ class DeepLift(TorchFunctionMode):
         if expected != step or any(a.shape[1:] != b.shape[1:] for a, b in zip(inputs, reference, strict=True)):
             raise RuntimeError(_other_path(f"has {step[0]!r} in place of {expected[0]!r}"))
         self._position += 1
-        if not torch.is_grad_enabled() and any(not torch.equal(a, b) for a, b in zip(inputs, reference, strict=True)):
+        if not torch.is_grad_enabled() and not _all_equal(inputs, reference):
             raise NotImplementedError(
                 f"DeepLift cannot see through the autograd.Function or no_grad block in which {step[0]!r} is called"
             )
         return reference
 
-    def _check_linear(self, name: str, args: Any, kwargs: dict[str, Any]) -> None:
-        """Refuse the calls in which a function of :data:`LINEAR` is not linear."""
-        if name == "batch_norm":
-            if kwargs.get("training") or kwargs.get("running_mean", args[1]) is None:
-                raise NotImplementedError(
-                    "DeepLift needs batch norm with running statistics: the batch's own mix the images"
-                )
-        if name in ("batch_norm", "grid_sample", "addmm"):
-            others = [*(args[:1] + args[2:] if name == "addmm" else args[1:]), *kwargs.values()]
-            if any(_from_image(t) for t in others):
-                raise NotImplementedError(f"DeepLift has no rule for {name!r} with arguments computed from the image")
+    def _linear(self, func: Function, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
+        """A function of :data:`LINEAR`; refused where its mask, index or weight makes it something else."""
+        given = _tensors([*args, *kwargs.values()])
+        if name == "batch_norm" and (kwargs.get("training") or kwargs.get("running_mean", args[1]) is None):
+            raise NotImplementedError(
+                "DeepLift needs batch norm with running statistics: the batch's own mix the images"
+            )
         if name in _CHOOSING:
-            given = [t for a in (*args, *kwargs.values()) for t in (a if isinstance(a, (tuple, list)) else (a,))]
-            choices = [t for t in given if isinstance(t, Tensor) and not t.is_floating_point()]
-            reference = self._replay((name,), *choices) if choices else None
-            if reference and not all(torch.equal(a, b) for a, b in zip(choices, reference, strict=True)):
-                raise NotImplementedError(
-                    f"DeepLift has no rule for {name!r} by a mask or index computed from the image"
-                )
+            choices = [t for t in given if not t.is_floating_point()]
+            if choices and not self._unchanged(name, choices):
+                raise NotImplementedError(f"DeepLift has no rule for {name!r} by a mask or index from the image")
+        if name in _WEIGHTED:
+            # Weights may be computed: from parameters (weight norm), which is harmless, or from the image.
+            x = args[_WEIGHTED[name]]
+            weights = [t for t in given if t is not x and _computed(t)]
+            reference = self._replay((name,), x, *weights) if weights else None
+            if reference and not _all_equal(weights, reference[1:]):
+                if not name.startswith(("conv", "linear")) or len(weights) > 1 or weights[0] is not args[1]:
+                    raise NotImplementedError(f"DeepLift has no rule for {name!r} with arguments from the image")
+
+                def f(x: Tensor, weight: Tensor) -> Tensor:
+                    return func(x, weight, *args[2:], **kwargs)
+
+                return _Midpoint.apply(x, weights[0], *reference, f)
+        return func(*args, **kwargs)
+
+    def _unchanged(self, name: str, given: list[Tensor]) -> bool:
+        """Whether these arguments are the same for the baseline and the image."""
+        reference = self._replay((name,), *given)
+        return reference is None or _all_equal(given, reference)
 
     def _elementwise(self, func: Function, args: Any, kwargs: dict[str, Any]) -> Tensor:
-        tensors = [i for i, a in enumerate(args) if isinstance(a, Tensor)]
-        at = tensors[0]
-        if any(_from_image(args[i]) for i in tensors[1:]):
-            raise NotImplementedError(f"DeepLift has no rule for {func.__name__!r} of two tensors")
+        at = next(i for i, a in enumerate(args) if isinstance(a, Tensor))
+        others = [a for a in (*args[at + 1 :], *kwargs.values()) if _computed(a)]
+        if others and not self._unchanged(func.__name__, others):
+            raise NotImplementedError(f"DeepLift has no rule for {func.__name__!r} of two tensors from the image")
 
         def f(x: Tensor) -> Tensor:
             return func(*args[:at], x, *args[at + 1 :], **kwargs)
@@ -288,16 +300,6 @@ class DeepLift(TorchFunctionMode):
 
         return self._bilinear(func.__name__, flat[at[0]], flat[at[1]], f)
 
-    def _dynamic(self, func: Function, args: Any, kwargs: dict[str, Any]) -> Tensor:
-        """A convolution or linear layer whose weight is computed from the image."""
-        if any(_from_image(t) for t in (*args[2:], *kwargs.values())):
-            raise NotImplementedError(f"DeepLift has no rule for {func.__name__!r} with a bias computed from the image")
-
-        def f(a: Tensor, weight: Tensor) -> Tensor:
-            return func(a, weight, *args[2:], **kwargs)
-
-        return self._bilinear(func.__name__, args[0], args[1], f)
-
     def _bilinear(self, name: str, a: Tensor, b: Tensor, f: Function) -> Tensor:
         reference = self._replay((name,), a, b)
         if reference is None or not (a.requires_grad or b.requires_grad):
@@ -311,7 +313,7 @@ class DeepLift(TorchFunctionMode):
 
     def _max_pool(self, name: str, args: Any, kwargs: dict[str, Any]) -> Tensor:
         indexed = getattr(F, f"{name}_with_indices")
-        if kwargs.get("return_indices"):
+        if kwargs.pop("return_indices", name.startswith("adaptive_")):  # torch's adaptive ones return them unasked
             raise NotImplementedError("DeepLift has no rule for max-pooling that returns indices")
 
         def pool(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -330,8 +332,18 @@ class DeepLift(TorchFunctionMode):
         return torch.softmax(x, dim) if reference is None else _Softmax.apply(x, reference[0], dim)
 
 
-def _from_image(value: Any) -> bool:
-    """Whether ``value`` is a tensor that autograd computed, rather than a parameter or constant."""
+def _all_equal(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(some, others, strict=True))
+
+
+def _tensors(arguments: Iterable[Any]) -> list[Tensor]:
+    """The tensors among the arguments of a function, those in a tuple or list included."""
+    flat = (t for a in arguments for t in (a if isinstance(a, (tuple, list)) else (a,)))
+    return [t for t in flat if isinstance(t, Tensor)]
+
+
+def _computed(value: Any) -> bool:
+    """Whether ``value`` is a tensor that autograd computed, rather than a parameter or a constant."""
     return isinstance(value, Tensor) and value.requires_grad and not value.is_leaf
 
 
@@ -371,7 +383,10 @@ class _Secant(torch.autograd.Function):
             slope = torch.where(delta == 0, (x > 0).to(x.dtype), slope)
         else:
             tangent = _derivative(f, x - delta / 2)
-            noise = 8 * torch.finfo(x.dtype).eps * (output.abs() + output_reference.abs()) / delta.abs()
+            size = output.abs() + output_reference.abs()
+            if name in _CANCELLING:
+                size = size + x.abs() + reference.abs()
+            noise = 8 * torch.finfo(x.dtype).eps * size / delta.abs()
             slope = torch.where((slope - tangent).abs() > noise, slope, tangent)  # NaN (no change) goes to the tangent
         ctx.save_for_backward(slope)
         return output
@@ -439,30 +454,39 @@ _MAX_POOLS = {f"{kind}max_pool{d}d" for kind in ("", "adaptive_") for d in (1, 2
 
 
 class _Softmax(torch.autograd.Function):
-    """Softmax as the product e · (1 / Σe), with e = exp(x): two secants and a midpoint, written out.
+    """Softmax as e · (1 / Σe) with e = exp(x - max x): the max-pool rule, two secants and a midpoint, written out.
 
-    The shift that keeps exp from overflowing is the same for image and baseline and so drops out.
+    Without the maximum, exp would overflow; with a common shift for both runs, the run with the smaller scores would
+    underflow.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, reference: Tensor, dim: int) -> Tensor:
-        shift = torch.maximum(x, reference).amax(dim, keepdim=True)
-        e, e_reference = (x - shift).exp(), (reference - shift).exp()
-        tiny = torch.finfo(x.dtype).tiny
-        r, r_reference = (1 / t.sum(dim, keepdim=True).clamp(min=tiny) for t in (e, e_reference))
-        distance = (x - reference).abs()
+        (top, winner), (top_reference, reference_winner) = (t.max(dim, keepdim=True) for t in (x, reference))
+        e, e_reference = (x - top).exp(), (reference - top_reference).exp()
+        r, r_reference = (1 / t.sum(dim, keepdim=True) for t in (e, e_reference))
+        distance = ((x - top) - (reference - top_reference)).abs()
         highest = torch.maximum(e, e_reference)
         # The secant of exp from its higher end, which neither cancels nor overflows; a masked score (-inf) has none.
         exp_slope = torch.where(distance == 0, highest, highest * -torch.expm1(-distance) / distance).nan_to_num(0.0)
-        ctx.dim = dim
-        ctx.save_for_backward(exp_slope, (e + e_reference) / 2, (r + r_reference) / 2, -r * r_reference)
+        # What the maximum's change is to each winner, as in _MaxPool, per unit of that winner's own change.
+        delta, highest_top = x - reference, torch.maximum(top, top_reference)
+        gained = (highest_top - top_reference) / delta.gather(dim, winner)
+        lost = (top - highest_top) / delta.gather(dim, reference_winner)
+        ctx.dim, ctx.winners = dim, (winner, reference_winner)
+        shares = (gained.nan_to_num(0.0), lost.nan_to_num(0.0))  # 0 / 0: a winner that has not changed
+        ctx.save_for_backward(exp_slope, (e + e_reference) / 2, (r + r_reference) / 2, -r * r_reference, *shares)
         return e * r
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        exp_slope, e_mid, r_mid, r_slope = ctx.saved_tensors
+        exp_slope, e_mid, r_mid, r_slope, *shares = ctx.saved_tensors
         through_sum = (gradient * e_mid).sum(ctx.dim, keepdim=True) * r_slope
-        return (gradient * r_mid + through_sum) * exp_slope, None, None
+        shifted = (gradient * r_mid + through_sum) * exp_slope
+        total, given = shifted.sum(ctx.dim, keepdim=True), shifted
+        for winner, share in zip(ctx.winners, shares, strict=True):
+            given = given.scatter_add(ctx.dim, winner, -total * share)
+        return given, None, None
 
 
 def _divide(a: Any, b: Any, *, rounding_mode: str | None = None) -> Any:
@@ -564,9 +588,9 @@ def _multi_head_attention(*args: Any, **kwargs: Any) -> tuple[Tensor, None]:
     unsupported = [name for name in optional if given.get(name) is not None and given[name] is not False]
     if unsupported:
         raise NotImplementedError(f"DeepLift has no rule for multi-head attention with {unsupported[0]}")
-    weights, biases = given["in_proj_weight"].chunk(3), (None,) * 3
+    weights, biases = given["in_proj_weight"].detach().chunk(3), (None,) * 3
     if given["in_proj_bias"] is not None:
-        biases = given["in_proj_bias"].chunk(3)
+        biases = given["in_proj_bias"].detach().chunk(3)
     inputs, heads = (given["query"], given["key"], given["value"]), given["num_heads"]
     # (L, N, E) -> (N, heads, L, E / heads)
     q, k, v = (
