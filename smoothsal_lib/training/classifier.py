@@ -30,7 +30,8 @@ from smoothsal_lib.training.record import provenance
 # (share of the epochs, {image size in pixels: share of the batches}). Small pictures first: they cost half and teach
 # the same coarse shapes. Large ones last: without them the network is right but unsure above 64 px.
 SIZE_SCHEDULE = ((0.35, {48: 1.0}), (0.47, {64: 1.0}), (0.18, {64: 0.6, 96: 0.25, 128: 0.15}))
-POLISH_SIZES = {64: 0.85, 128: 0.15}
+# (epochs, sizes) of each polish. The second shows things smaller than they were in training as well.
+POLISH = ((4, {64: 0.85, 128: 0.15}), (3, {48: 0.2, 64: 0.6, 128: 0.2}))
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,14 @@ class Recipe:
     smallest_crop: float = 0.4
     # Crops enlarge what is in them, so the network has rarely seen objects at the size they have in a whole picture.
     # The last epochs show nearly whole ones, at a low rate (Touvron et al. 2019, arXiv 1906.06423).
-    polish_epochs: int = 4
     polish_lr: float = 0.02
     polish_crop: float = 0.8
     seed: int = 0
 
     @property
     def all_epochs(self) -> int:
-        """Epochs of the cycle and of the polish together."""
-        return self.epochs + self.polish_epochs
+        """Epochs of the cycle and of both polishes together."""
+        return self.epochs + sum(length for length, _ in POLISH)
 
 
 def sizes_of_epoch(epoch: int, epochs: int) -> dict[int, float]:
@@ -65,7 +65,8 @@ def sizes_of_epoch(epoch: int, epochs: int) -> dict[int, float]:
         done += share
         if epoch < round(done * epochs):
             return sizes
-    return POLISH_SIZES
+    first, second = POLISH
+    return first[1] if epoch < epochs + first[0] else second[1]
 
 
 def random_crops(images: Tensor, size: int, smallest: float, generator: torch.Generator) -> Tensor:
@@ -96,9 +97,12 @@ def random_crops(images: Tensor, size: int, smallest: float, generator: torch.Ge
 
 
 def learning_rate(epoch: float, recipe: Recipe) -> float:
-    """Linear up during the warm-up, then half a cosine down to zero; in the polish, linear down from its own rate."""
-    if epoch > recipe.epochs:
-        return recipe.polish_lr * (recipe.all_epochs - epoch) / recipe.polish_epochs
+    """Linear up during the warm-up, then half a cosine down to zero; in each polish, linear down from its own rate."""
+    end = float(recipe.epochs)
+    for length, _ in POLISH:
+        if end < epoch <= end + length:
+            return recipe.polish_lr * (end + length - epoch) / length
+        end += length
     progress = epoch / recipe.epochs
     if progress < recipe.warmup:
         return recipe.peak_lr * max(progress / recipe.warmup, 0.02)
@@ -197,19 +201,19 @@ def train(recipe: Recipe, data: Path | None, out: Path, device: torch.device) ->
         "data": "tiny-imagenet-100",
         "recipe": asdict(recipe),
         "size_schedule": [[share, {str(size): part for size, part in sizes.items()}] for share, sizes in SIZE_SCHEDULE],
-        "polish_sizes": {str(size): part for size, part in POLISH_SIZES.items()},
+        "polish": [[length, {str(size): part for size, part in sizes.items()}] for length, sizes in POLISH],
         "curve": curve,
     }
 
 
 CARD = """# tiny_resnet
 
-A ResNet of BasicBlocks for 100 classes of Tiny ImageNet: widths {widths}, two blocks a stage, 3 x 3 stride-2 stem, no
-max-pool; {parameters:,} parameters, stored in half precision. It exists to be explained: every downsampling is a
-strided convolution. It is no competitive classifier.
+A ResNet of BasicBlocks for 100 classes of Tiny ImageNet: widths {widths}, two blocks a stage, 3 x 3 stride-2
+stem, no max-pool; {parameters:,} parameters, stored in half precision. It exists to be explained: every downsampling is
+a strided convolution. It is no competitive classifier.
 
-- **Trained** by `{command}` on the 50,000 training images of tiny-imagenet-100 (64 x 64 px): {seconds:.0f} s on
-  {device}. The recipe and the curve are in `results/tiny_resnet_training.json`.
+- **Trained** by `{command}` on the 50,000 training images of tiny-imagenet-100 (64 x 64
+  px): {seconds:.0f} s on {device}. The recipe and the curve are in `results/tiny_resnet_training.json`.
 - **Top-1** on the 5,000 validation images at 64 px: {top1:.2%}, measured on the stored weights by
   `python -m smoothsal_lib.training.classifier --evaluate`.
 - **Terms**: the weights are the project's own (MIT). The data is under ImageNet's terms (non-commercial research); no
