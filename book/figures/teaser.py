@@ -14,7 +14,7 @@ def main() -> None:
     rows = {}
     for label, fix in (("as it is", None), ("repaired", "backward")):
         gradients = sal.explain(model, x, layers=LAYERS, method="gradient", fix=fix)
-        rows[label] = {name: sal.saliency_map(gradients[name])[0] for name in LAYERS}
+        rows[label] = {name: sal.saliency_map(gradients[name], "abs_mean")[0] for name in LAYERS}
     sal.plot.maps(rows, photo=photo).savefig(Path(__file__).with_name("teaser.png"), dpi=150)
 
 
