@@ -47,6 +47,13 @@ def _operands_first(args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, A
     return (*args, *named), {key: value for key, value in kwargs.items() if key not in ("input", "other", "mat2")}
 
 
+def _is_rectifier(name: str, args: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether this call is ReLU or ReLU6; ``nn.ReLU6`` calls ``hardtanh`` from 0 to 6."""
+    if name == "hardtanh":
+        return bool(kwargs.get("min_val", args[1] if len(args) > 1 else -1) == 0)
+    return name in ("relu", "relu6")
+
+
 class _RectifierRule(TorchFunctionMode):
     """Replaces what ReLU and ReLU6 do to the gradient on its way back.
 
@@ -60,7 +67,7 @@ class _RectifierRule(TorchFunctionMode):
 
     def __torch_function__(self, func: Function, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func.__name__.rstrip("_") not in ("relu", "relu6"):
+        if not _is_rectifier(func.__name__.rstrip("_"), args, kwargs):
             return func(*args, **kwargs)
         self.met += 1
         args, kwargs = _operands_first(args, kwargs)

@@ -679,12 +679,25 @@ def test_rectifier_rules(name: str, relu: Function) -> None:
     torch.testing.assert_close(found, 2 * rectifier_by_hand(upstream, x, name))
 
 
-def test_relu6_is_closed_above_six() -> None:
-    image = torch.tensor([-1.0, 3.0, 7.0], requires_grad=True)
-    with GuidedBackprop():
-        F.relu6(image).sum().backward()
-    assert image.grad is not None
-    assert image.grad.tolist() == [0.0, 1.0, 0.0]
+@pytest.mark.parametrize("relu6", [F.relu6, nn.ReLU6(), nn.ReLU6(inplace=True), nn.Hardtanh(0.0, 6.0)])
+def test_relu6_is_closed_above_six(relu6: Function) -> None:
+    image = torch.tensor([-1.0, 3.0, 7.0, 3.0], requires_grad=True)
+    upstream = torch.tensor([1.0, 1.0, 1.0, -1.0])
+    with GuidedBackprop() as rule:
+        output = relu6(image.clone())
+    assert rule.met == 1
+    assert torch.autograd.grad(output, image, upstream)[0].tolist() == [0.0, 1.0, 0.0, 0.0]
+
+
+def test_other_functions_keep_their_gradient() -> None:
+    image = seeded(5).requires_grad_()
+    for f in (torch.tanh, nn.Hardtanh(), nn.LeakyReLU(), nn.GELU()):
+        with GuidedBackprop() as rule:
+            output = f(image)
+        assert rule.met == 0
+        upstream = seeded(5, seed=2)
+        plain = torch.autograd.grad(f(image), image, upstream)[0]
+        assert torch.equal(torch.autograd.grad(output, image, upstream)[0], plain)
 
 
 # ------------------------------------------------------------------------------------------------------- captum
