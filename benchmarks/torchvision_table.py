@@ -31,7 +31,7 @@ CLASSES = 5
 FIXES = ("backward", "backward:paper", "forward", "forward:paper", "surrogate")
 # The picture is as small as the architecture allows.
 SIZES = {"inception_v3": 75, "maxvit_t": 224, "vit_h_14": 56}
-NO_MAPS = "its layers hold tokens (N, L, C), not maps (N, C, H, W): only the picture itself can be explained"
+TOKENS = "beyond the patches' embedding its layers hold tokens (N, L, C), not maps (N, C, H, W)"
 CHANNELS_LAST = "its blocks hold maps as (N, H, W, C), which are listed as they are"
 NO_STRIDE = "downsamples by max-pooling alone: no strided convolution, so nothing to repair"
 
@@ -51,7 +51,7 @@ def quick_initialisation() -> Iterator[None]:
     """Uniform weights in place of the truncated normal ones, whose drawing takes minutes for the largest networks."""
 
     def quick(tensor: Tensor, *_: Any, **__: Any) -> Tensor:
-        spread = math.sqrt(3 / max(tensor[0].numel(), 1)) if tensor.ndim > 1 else 0.1
+        spread = math.sqrt(6 / max(tensor[0].numel(), 1)) if tensor.ndim > 1 else 0.1
         with torch.no_grad():
             return tensor.uniform_(-spread, spread)
 
@@ -77,8 +77,10 @@ def build(name: str) -> nn.Module:
         for parameter_name, parameter in model.named_parameters():
             if "layer_scale" in parameter_name:
                 nn.init.constant_(parameter, 0.5)  # at its start value of 1e-6 the block would be next to nothing
-            elif parameter.ndim == 1 and not parameter.any():
-                parameter.data.uniform_(-0.1, 0.1)
+            elif not parameter.any():
+                nn.init.uniform_(parameter)  # biases, and the heads of vision transformers
+        if name.startswith("squeezenet"):
+            nn.init.constant_(model.classifier[1].bias, 1.0)  # its scores end in a ReLU, which may be closed for all
     return model
 
 
@@ -150,7 +152,7 @@ def row(name: str) -> dict[str, Any]:
         "completeness": max(errors),
         "gradient_error": float((plain["input"] - expected).norm() / expected.norm()),
         "fixes": fixes,
-        "reason": reason(name, bool(listed), bool(strided)),
+        "reason": reason(name, bool(strided)),
     }
 
 
@@ -176,13 +178,13 @@ def changes(
     return not torch.allclose(fixed["input"], plain["input"], rtol=1e-3)
 
 
-def reason(name: str, has_maps: bool, has_strides: bool) -> str:
-    """What the network does not allow, in words."""
-    if not has_maps:
-        return NO_MAPS
-    if not has_strides:
-        return NO_STRIDE
-    return CHANNELS_LAST if name.startswith("swin_") else ""
+def reason(name: str, has_strides: bool) -> str:
+    """What the network does not allow, in words; empty for most."""
+    if name.startswith("vit_"):
+        return TOKENS
+    if name.startswith("swin_"):
+        return CHANNELS_LAST
+    return "" if has_strides else NO_STRIDE
 
 
 def main() -> None:
