@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -67,7 +68,10 @@ class Stage(nn.Module):
         """
         size = self.geometry.output_size(z.shape[-2:])
         factor = max(n / m for n, m in zip(z.shape[-2:], size, strict=True))
-        return F.interpolate(z, size, mode="bilinear", align_corners=False, antialias=factor > 2)
+        if factor <= 2:
+            return F.interpolate(z, size, mode="bilinear", align_corners=False)
+        exact = z if z.dtype in (torch.float32, torch.float64) else z.float()  # the CPU has no antialias below 32 bits
+        return F.interpolate(exact, size, mode="bilinear", align_corners=False, antialias=True).to(z.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, C_out, H', W'), the shape of the strided convolution's output."""

@@ -116,20 +116,27 @@ class Surrogate(nn.Module, Fix):
                 own["forward"] = stage.forward
             yield
 
-    def save(self, path: str | Path) -> None:
-        """Write weights, geometry, errors and record to one safetensors file."""
+    def save(self, path: str | Path, stored: torch.dtype | None = None) -> None:
+        """Write weights, geometry, errors and record to one safetensors file.
+
+        Args:
+            path: the file.
+            stored: precision on disk, ``torch.float16`` to halve the file; :meth:`load` gives back the present one.
+        """
+        dtype = next(self.parameters()).dtype
         metadata = {
             "format": FORMAT,
+            "dtype": str(dtype).removeprefix("torch."),
             "layers": json.dumps({name: asdict(stage.geometry) for name, stage in self.items()}),
             "errors": json.dumps(self.errors),
             "record": json.dumps(self.record),
         }
         tensors = {f"{name}.{key}": value for name, stage in self.items() for key, value in stage.state_dict().items()}
-        save_file({key: value.contiguous() for key, value in tensors.items()}, path, metadata)
+        save_file({key: value.to(stored or dtype).contiguous() for key, value in tensors.items()}, path, metadata)
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Surrogate:
-        """Read what :meth:`save` wrote, bit for bit.
+        """Read what :meth:`save` wrote, bit for bit unless it was stored at a lower precision.
 
         Raises:
             ValueError: when the file holds something else than a surrogate.
@@ -143,7 +150,7 @@ class Surrogate(nn.Module, Fix):
                 stages[name] = Stage(Geometry.from_dict(geometry))
                 state = {key: file.get_tensor(f"{name}.{key}") for key in stages[name].state_dict()}
                 stages[name].load_state_dict(state, assign=True)
-        surrogate = cls(stages).requires_grad_(False)
+        surrogate = cls(stages).requires_grad_(False).to(getattr(torch, metadata.get("dtype", "float32")))
         surrogate.errors = json.loads(metadata["errors"])
         surrogate.record = json.loads(metadata["record"])
         return surrogate  # STUB
