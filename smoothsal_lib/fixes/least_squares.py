@@ -119,10 +119,13 @@ class _Problem:
     def write(self, before: Tensor, after: Tensor) -> None:
         """Put A, B and the biases that undo the centring into the stage."""
         shift = before.reshape(self.groups, self.width, -1) @ self.p_mean.reshape(self.groups, -1, 1)
-        self.stage.before.weight.copy_(before.reshape(self.stage.before.weight.shape))
-        self.stage.before.bias.copy_(-shift.flatten())
-        self.stage.after.weight.copy_(after)
-        self.stage.after.bias.copy_(self.y_mean.flatten())
+        for conv, weight, bias in (
+            (self.stage.before, before, -shift),
+            (self.stage.after, after, self.y_mean),
+        ):
+            assert conv.bias is not None  # every stage has biases
+            conv.weight.copy_(weight.reshape(conv.weight.shape))
+            conv.bias.copy_(bias.flatten())
 
 
 def _patches(maps: Tensor) -> Tensor:

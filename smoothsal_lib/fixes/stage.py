@@ -23,10 +23,10 @@ class Geometry:
 
     channels: tuple[int, int]
     groups: int
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
 
     @classmethod
     def of(cls, conv: nn.Conv2d) -> Geometry:
@@ -38,7 +38,8 @@ class Geometry:
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Geometry:
         """Undo ``dataclasses.asdict`` after a detour through JSON, which turns tuples into lists."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+        return cls(**fields)
 
     def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
         """(H, W) of the strided convolution's output for an input of ``size`` (H, W)."""

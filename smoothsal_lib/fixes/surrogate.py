@@ -108,7 +108,7 @@ class Surrogate(nn.Module, Fix):
             _check_match(name, stage, modules.get(name))
         with ExitStack() as undo:
             for name, stage in self.items():
-                own = vars(modules[name])  # the instance's attributes, which hide those of its class
+                own = modules[name].__dict__  # the instance's attributes, which hide those of its class
                 if "forward" in own:
                     undo.callback(own.update, forward=own["forward"])
                 else:

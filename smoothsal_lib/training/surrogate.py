@@ -99,7 +99,7 @@ def compare(model: nn.Module, arguments: argparse.Namespace) -> dict[str, dict]:
         f"paper, {len(few):,} images": (few, {"recipe": "paper"}),
         f"paper, {len(many):,} images": (many, {"recipe": "paper"}),
     }
-    rows = {}
+    rows: dict[str, dict] = {}
     for title, (images, options) in fits.items():
         checkpoint = arguments.out / f"surrogate_{len(rows)}.checkpoint.pt"
         _, rows[title] = fit_and_measure(
