@@ -150,7 +150,7 @@ class Surrogate(nn.Module, Fix):
                 stages[name] = Stage(Geometry.from_dict(geometry))
                 state = {key: file.get_tensor(f"{name}.{key}") for key in stages[name].state_dict()}
                 stages[name].load_state_dict(state, assign=True)
-        surrogate = cls(stages).requires_grad_(False).to(getattr(torch, metadata.get("dtype", "float32")))
+        surrogate = cls(stages).requires_grad_(False).to(getattr(torch, metadata["dtype"]))
         surrogate.errors = json.loads(metadata["errors"])
         surrogate.record = json.loads(metadata["record"])
         return surrogate  # STUB
