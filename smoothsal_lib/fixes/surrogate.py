@@ -153,7 +153,7 @@ class Surrogate(nn.Module, Fix):
         surrogate = cls(stages).requires_grad_(False).to(getattr(torch, metadata["dtype"]))
         surrogate.errors = json.loads(metadata["errors"])
         surrogate.record = json.loads(metadata["record"])
-        return surrogate  # STUB
+        return surrogate
 
 
 def _check_match(name: str, stage: Stage, conv: nn.Module | None) -> None:
