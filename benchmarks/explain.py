@@ -24,7 +24,7 @@ from tqdm import trange
 
 import smoothsal_lib as sal
 from smoothsal_lib.embedded import data_folder
-from smoothsal_lib.training.record import provenance
+from smoothsal_lib.record import provenance
 
 CLASS = 7
 

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 import smoothsal_lib as sal
 from smoothsal_lib.embedded import data_folder
-from smoothsal_lib.training.record import provenance
+from smoothsal_lib.record import provenance
 
 CLASSES = 5
 FIXES = ("backward", "backward:paper", "forward", "forward:paper", "surrogate")

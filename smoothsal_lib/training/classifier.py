@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from smoothsal_lib.datasets import tiny_imagenet
 from smoothsal_lib.datasets.photos import load_photo
 from smoothsal_lib.models import TinyResNet, load_model, normalize, save_weights, top_classes
-from smoothsal_lib.training.record import provenance
+from smoothsal_lib.record import provenance
 
 # (share of the epochs, {image size in pixels: share of the batches}). Small pictures first: they cost half and teach
 # the same coarse shapes. Large ones last: without them the network is right but unsure above 64 px.

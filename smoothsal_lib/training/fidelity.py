@@ -17,7 +17,7 @@ from smoothsal_lib.datasets import tiny_imagenet
 from smoothsal_lib.fixes import Fix, smoothed
 from smoothsal_lib.metrics.fidelity import accuracy, agreement, prediction_difference
 from smoothsal_lib.models import load_model, load_surrogate, normalize
-from smoothsal_lib.training.record import provenance
+from smoothsal_lib.record import provenance
 
 
 @torch.no_grad()
