@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 CLASSES, PER_CLASS = 100, {"train": 3, "val": 1}
 
+
 @pytest.fixture(params=list(NETWORKS))
 def network(request: pytest.FixtureRequest) -> nn.Module:
     """Every network of :data:`NETWORKS` in turn; ``parametrize("network", [...], indirect=True)`` chooses some."""
