@@ -1,11 +1,11 @@
 """Smooth saliency maps in the hidden layers of convolutional networks.
 
-    import smoothsal_lib as sal
+import smoothsal_lib as sal
 
-    model = sal.load_model("tiny_resnet")
-    x, photo = sal.load_photo("chelsea")
-    attributions = sal.explain(model, x, method="deeplift", fix="backward")
-    sal.plot.maps({name: sal.saliency_map(a) for name, a in attributions.items()}, photo=photo)
+model = sal.load_model("tiny_resnet")
+x, photo = sal.load_photo("chelsea")
+attributions = sal.explain(model, x, method="deeplift", fix="backward")
+sal.plot.maps({name: sal.saliency_map(a) for name, a in attributions.items()}, photo=photo)
 """
 
 import importlib
@@ -19,7 +19,7 @@ from smoothsal_lib.explain import METHODS, explain
 from smoothsal_lib.extract import saliency_map
 from smoothsal_lib.fixes import Surrogate, fit_surrogate, smoothed
 from smoothsal_lib.layers import HiddenLayer, hidden_layers, pooling_layers, strided_layers
-from smoothsal_lib.metrics import power_spectrum, total_variation
+from smoothsal_lib.metrics import checkerboard_energy, deletion, insertion, power_spectrum, total_variation
 from smoothsal_lib.models import load_model, load_surrogate, top_classes
 
 try:
@@ -33,11 +33,14 @@ __all__ = [
     "HiddenLayer",
     "Surrogate",
     "capture",
+    "checkerboard_energy",
+    "deletion",
     "exercises",
     "explain",
     "fit_surrogate",
     "fixes",
     "hidden_layers",
+    "insertion",
     "load_model",
     "load_photo",
     "load_surrogate",
