@@ -1,0 +1,126 @@
+"""Localisation: does a map point at the object? By its maximum, or by where its energy lies.
+
+An object is a box of four inclusive pixel coordinates, x_min, y_min, x_max, y_max: 0, 0, 63, 63 is a whole picture of
+64 pixels. Maps have the resolution of the picture that the boxes were drawn in; :func:`smoothsal_lib.resize_map` brings
+them there. A map that says nothing (a constant one) scores what chance does, which is :func:`box_share`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def pointing_game(maps: Tensor, boxes: Tensor, tolerance: float = 0.0) -> Tensor:
+    """Whether a map's maximum lies on the object.
+
+    Source: Zhang et al. 2016, arXiv 1608.00507. Like Rebuffi et al. 2020, arXiv 2004.02866, they allow 15 pixels around
+    the object. In pictures of 224 pixels that is a share of 15/224, hence ``15 / 224 * 64``, or 4.3, in those of 64.
+
+    Args:
+        maps: (N, H, W).
+        boxes: (N, 4) x_min, y_min, x_max, y_max in pixels, inclusive.
+        tolerance: how far from the box, by Euclidean distance in pixels, still is a hit.
+
+    Returns:
+        (N,) floats, 1 for a hit and 0 for a miss. Where several pixels share the maximum, as they do in a map enlarged
+        by repeating values, the share of them that hit: what a pixel drawn among them would score on average. To take
+        the first in reading order, as ``argmax`` does, would shift every such map to the upper left.
+
+    Raises:
+        ValueError: when the shapes do not fit, for maps with values that are not finite, for a box that does not lie in
+            the picture, or a negative tolerance.
+    """
+    maps, boxes = _checked(maps, boxes)
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance = {tolerance} is not a distance in pixels: give 0 or more")
+    beyond_x, beyond_y = _beyond(boxes, (maps.shape[1], maps.shape[2]))
+    near = beyond_x.square()[:, None, :] + beyond_y.square()[:, :, None] <= tolerance**2
+    highest = maps == maps.amax((1, 2), keepdim=True)
+    return (highest & near).sum((1, 2)).to(maps) / highest.sum((1, 2))
+
+
+def energy_in_box(maps: Tensor, boxes: Tensor) -> Tensor:
+    """The share of a map's positive values that lies on the object: the energy-based pointing game.
+
+    Source: Score-CAM, Wang et al. 2020, arXiv 1910.01279. Unlike the maximum alone it notices whatever else a map
+    highlights; it favours maps that stay inside the box over maps that cover it.
+
+    Args:
+        maps: (N, H, W); negative values count as 0.
+        boxes: (N, 4) x_min, y_min, x_max, y_max in pixels, inclusive.
+
+    Returns:
+        (N,) between 0 and 1. A map without positive values is as good as a constant one: :func:`box_share`.
+
+    Raises:
+        ValueError: when the shapes do not fit, for maps with values that are not finite, or a box that does not lie in
+            the picture.
+    """
+    maps, boxes = _checked(maps, boxes)
+    positive = maps.clamp(min=0)
+    # Only shares are wanted, so the largest value may become 1: sums then neither overflow nor vanish.
+    largest = positive.amax((1, 2), keepdim=True)
+    positive = torch.where(largest > 0, positive / largest, torch.ones_like(positive))
+    beyond_x, beyond_y = _beyond(boxes, (maps.shape[1], maps.shape[2]))
+    inside = (beyond_x == 0)[:, None, :] & (beyond_y == 0)[:, :, None]
+    return (positive * inside).sum((1, 2)) / positive.sum((1, 2))
+
+
+def box_share(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """The share of the picture's pixels that lie in the box: what chance scores in both games without tolerance.
+
+    A pointing game or an energy means something only beside it, since objects fill much of many pictures.
+
+    Args:
+        boxes: (N, 4) x_min, y_min, x_max, y_max in pixels, inclusive.
+        size: height and width of the picture in pixels.
+
+    Returns:
+        (N,) between 0 and 1.
+
+    Raises:
+        ValueError: for boxes of another shape, or one that does not lie in the picture.
+    """
+    boxes = _checked_boxes(boxes, size)
+    beyond_x, beyond_y = _beyond(boxes, size)
+    return (beyond_x == 0).sum(1).to(boxes) * (beyond_y == 0).sum(1) / (size[0] * size[1])
+
+
+def _checked(maps: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in at least 32 bits and on the maps' device."""
+    if maps.ndim != 3 or 0 in maps.shape:
+        raise ValueError(f"expected maps of shape (N, H, W), none of them 0, got {tuple(maps.shape)}")
+    if not bool(torch.isfinite(maps).all()):
+        raise ValueError(f"expected finite maps, got {int((~torch.isfinite(maps)).sum())} NaN or infinite values")
+    if len(boxes) != len(maps):
+        raise ValueError(f"expected a box for each map, got {len(boxes)} boxes for {len(maps)} maps")
+    maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
+    return maps, _checked_boxes(boxes, (maps.shape[1], maps.shape[2])).to(maps)
+
+
+def _checked_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"expected boxes (N, 4) of x_min, y_min, x_max, y_max, got shape {tuple(boxes.shape)}")
+    height, width = size
+    boxes = boxes.to(torch.promote_types(boxes.dtype, torch.float32))
+    low, high = boxes[:, :2], boxes[:, 2:]
+    fits = (low >= 0) & (low <= high) & (high <= boxes.new_tensor([width - 1, height - 1]))
+    wrong = (~fits.all(1)).nonzero().flatten().tolist()  # NaN fits nowhere
+    if wrong:
+        corners = ", ".join(f"{side:g}" for side in boxes[wrong[0]].tolist())
+        raise ValueError(
+            f"box {wrong[0]}, ({corners}), does not lie in a picture of {height} x {width} pixels: expected "
+            f"0 <= x_min <= x_max <= {width - 1} and 0 <= y_min <= y_max <= {height - 1}"
+        )
+    return boxes
+
+
+def _beyond(boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """How far each column (N, W) and each row (N, H) lies beyond the box, in pixels; 0 inside."""
+    distances = []
+    for side, axis in ((size[1], 0), (size[0], 1)):
+        places = torch.arange(side, device=boxes.device, dtype=boxes.dtype)
+        low, high = boxes[:, axis, None], boxes[:, axis + 2, None]
+        distances.append(torch.maximum(low - places, places - high).clamp(min=0))
+    return distances[0], distances[1]
