@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -32,12 +32,22 @@ class HiddenLayer:
     Attributes:
         name: the module's name in ``model.named_modules()``.
         shape: (C, H, W) of its output.
-        stride: how many input pixels lie between two neighbours of its output, (rows, columns), rounded.
+        stride: how many input pixels lie between two neighbours of its output, (rows, columns).
+        offset: the input pixel (row, column) at which its unit (0, 0) is centred, the middle of all that the unit can
+            see; unit (i, j) is centred at (offset[0] + i stride[0], offset[1] + j stride[1]). A 3 x 3 convolution with
+            padding 1 has the offset 0, at any stride; a 2 x 2 pooling 0.5, between two pixels.
+
+    Stride and offset follow from the kernels, strides, dilations and paddings on the way (receptive-field arithmetic,
+    Dumoulin & Visin 2016, arXiv 1603.07285). They are a guess where no such answer exists: where ways to the layer
+    disagree, and behind what changes a map's size by other means (adaptive pooling, upsampling, cropping, cyclic
+    padding). The stride is then that of the sizes, rounded, and the units are spread around the centre of the picture:
+    the offset is (H - 1 - stride (h - 1)) / 2, which is (stride - 1) / 2 where the stride divides H.
     """
 
     name: str
     shape: tuple[int, int, int]
     stride: tuple[int, int]
+    offset: tuple[float, float]
 
 
 def strided_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -127,14 +137,88 @@ def hidden_layers(model: nn.Module, x: Tensor) -> dict[str, HiddenLayer]:
         image = as_leaf(x[:1]).clone()
         start = get_gradient_edge(image).node  # now, because a network that begins in place gives the tensor another
         output, records = trace(model, image)
-    return {
-        record.name: HiddenLayer(
-            record.name,
-            (record.shape[1], record.shape[2], record.shape[3]),
-            (round(x.shape[2] / record.shape[2]), round(x.shape[3] / record.shape[3])),
-        )
-        for record in explainable(records, output, start)
-    }
+        found = explainable(records, output, start)
+        grids = _grids(output.grad_fn, start, x.shape[2:]) if found else {}
+    return {record.name: _described(record, grids[record.edge.node], x.shape[2:]) for record in found}
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Where the units of a map stand along one axis of the picture: ``size`` of them, ``stride`` pixels apart."""
+
+    offset: float
+    stride: int
+    size: int
+
+    def windowed(self, kernel: int, stride: int, padding: tuple[int, int], dilation: int, ceil: bool = False) -> _Axis:
+        """Behind a window of ``kernel`` taps that slides over these units."""
+        reach = dilation * (kernel - 1)
+        room = self.size + sum(padding) - reach - 1
+        last = -(-room // stride) if ceil else room // stride
+        if ceil and last * stride >= self.size + padding[0]:  # torch drops a window that would lie in the padding
+            last -= 1
+        return _Axis(self.offset + (reach / 2 - padding[0]) * self.stride, self.stride * stride, last + 1)
+
+    @classmethod
+    def centred(cls, size: int, pixels: int) -> _Axis:
+        """Units spread around the centre of the picture."""
+        stride = round(pixels / size)
+        return cls((pixels - 1 - stride * (size - 1)) / 2, stride, size)
+
+
+_Grid = tuple[_Axis, _Axis]
+
+
+def _described(record: Record, grid: _Grid | None, picture: Sequence[int]) -> HiddenLayer:
+    _, channels, *sizes = record.shape
+    if grid is None or [axis.size for axis in grid] != sizes:  # the sizes tell of a resizing that the graph hides
+        rows, columns = (_Axis.centred(size, pixels) for size, pixels in zip(sizes, picture, strict=True))
+    else:
+        rows, columns = grid
+    return HiddenLayer(
+        record.name, (channels, rows.size, columns.size), (rows.stride, columns.stride), (rows.offset, columns.offset)
+    )
+
+
+def _grids(top: Node, start: Node, picture: Sequence[int]) -> dict[Node, _Grid | None]:
+    """Where the units of every map between ``start`` and ``top`` stand in the picture; None where that is unknown.
+
+    Convolutions, poolings and paddings move units. Everything else is taken to leave them in place.
+    """
+    found: dict[Node, _Grid | None] = {start: (_Axis(0.0, 1, picture[0]), _Axis(0.0, 1, picture[1]))}
+    for node in reversed(_top_down(top)):
+        sources = {found[below] for below, _ in node.next_functions if below in found}
+        if node is not start and sources:
+            grid = sources.pop()
+            found[node] = _moved(node, grid) if grid is not None and not sources else None
+    return found
+
+
+def _moved(node: Any, grid: _Grid) -> _Grid | None:
+    """The grid behind the operation of one node of the autograd graph."""
+    kind = node.name().removesuffix("0").removesuffix("Backward")
+    ceil = False
+    if kind == "Convolution":
+        if len(node._saved_stride) != 2:  # over tokens or channels
+            return grid
+        if node._saved_transposed:
+            return None
+        kernel, dilation = node._saved_weight.shape[2:], node._saved_dilation
+    elif kind in ("MaxPool2DWithIndices", "AvgPool2D"):
+        kernel, ceil = node._saved_kernel_size, node._saved_ceil_mode
+        dilation = (1, 1) if kind == "AvgPool2D" else node._saved_dilation
+    elif kind in ("ConstantPadNd", "ReflectionPad2D", "ReplicationPad2D"):
+        # Last axis first: left, right, top, bottom, then channels.
+        left, right, top, bottom = (*(node._saved_pad if kind == "ConstantPadNd" else node._saved_padding), 0, 0)[:4]
+        return grid[0].windowed(1, 1, (top, bottom), 1), grid[1].windowed(1, 1, (left, right), 1)
+    else:
+        return grid
+    stride = node._saved_stride or kernel
+    rows, columns = (
+        axis.windowed(kernel[i], stride[i], (node._saved_padding[i],) * 2, dilation[i], ceil)
+        for i, axis in enumerate(grid)
+    )
+    return rows, columns
 
 
 def as_leaf(x: Tensor) -> Tensor:
@@ -229,18 +313,7 @@ def _continues(source: Record, module: nn.Module, output: Tensor) -> bool:
 
 def _bottlenecks(top: Node, bottom: Node) -> set[Node]:
     """The nodes of the autograd graph that every path from ``top`` down to ``bottom`` runs through."""
-    order: list[Node] = []  # every node after all nodes above it
-    seen: set[Node] = set()
-    stack = [(top, False)]
-    while stack:
-        node, expanded = stack.pop()
-        if expanded:
-            order.append(node)
-        elif node not in seen:
-            seen.add(node)
-            stack.append((node, True))
-            stack.extend((below, False) for below, _ in node.next_functions if below is not None and below not in seen)
-    order.reverse()
+    order = _top_down(top)
     above = dict.fromkeys(order, 0)  # paths from the top; Python's integers do not overflow
     above.update({top: 1})
     for node in order:
@@ -252,6 +325,23 @@ def _bottlenecks(top: Node, bottom: Node) -> set[Node]:
         under[node] = int(node is bottom) + sum(under[below] for below, _ in node.next_functions if below is not None)
     total = under[top]
     return {node for node in order if total and above[node] * under[node] == total}
+
+
+def _top_down(top: Node) -> list[Node]:
+    """The autograd graph below ``top``, every node after all nodes above it."""
+    order: list[Node] = []
+    seen: set[Node] = set()
+    stack = [(top, False)]
+    while stack:
+        node, expanded = stack.pop()
+        if expanded:
+            order.append(node)
+        elif node not in seen:
+            seen.add(node)
+            stack.append((node, True))
+            stack.extend((below, False) for below, _ in node.next_functions if below is not None and below not in seen)
+    order.reverse()
+    return order
 
 
 def check_output(output: Any) -> Tensor:

@@ -158,6 +158,159 @@ def test_a_module_named_input_is_not_mistaken_for_the_picture(x: Tensor) -> None
         sal.explain(model, x, 1, model.input, fix=None)
 
 
+# ------------------------------------------------------------------------------------------ where the units stand
+
+
+def seen_by(model: nn.Module, name: str, size: int) -> list[Tensor]:
+    """By brute force, for rows and for columns: (units, 2), the first and the last pixel that a unit can see.
+
+    NaN spreads to every unit that reads it, whatever the weights. Near the border a unit's field is cut.
+    """
+    module, units, caught = model.get_submodule(name), [], []
+    handle = module.register_forward_hook(lambda module, args, output: caught.append(output.detach()))
+    for axis in (2, 3):
+        pictures = torch.zeros(size, 3, size, size, dtype=torch.float64)
+        for pixel in range(size):
+            pictures[pixel].select(axis - 1, pixel).fill_(torch.nan)
+        with torch.no_grad():
+            model(pictures)
+        reached = caught.pop().isnan().any(1).any(5 - axis - 1).mT  # (units, pixels)
+        last = size - 1 - reached.flip(1).int().argmax(1)
+        last[~reached.any(1)] = -1  # sees nothing but padding
+        units.append(torch.stack([reached.int().argmax(1), last], 1))
+    handle.remove()
+    return units
+
+
+def check_offset(model: nn.Module, size: int, names: list[str] | None = None) -> dict[str, sal.HiddenLayer]:
+    """Every unit whose field the border does not cut is centred where the layer says."""
+    listed = sal.hidden_layers(model, torch.zeros(1, 3, size, size, dtype=torch.float64))
+    for name in names or listed:
+        layer = listed[name]
+        for axis, fields in enumerate(seen_by(model, name, size)):
+            width = fields[:, 1] - fields[:, 0]
+            whole = width == width.max()
+            assert (whole & (fields[:, 0] > 0) & (fields[:, 1] < size - 1)).any(), f"{size} px are too few for {name}"
+            expected = layer.offset[axis] + layer.stride[axis] * torch.arange(len(fields))
+            torch.testing.assert_close(fields.double().mean(1)[whole], expected.double()[whole], rtol=0, atol=0)
+    return listed
+
+
+# Those whose units do not see everything: no attention, no norm over space, no fixed size of the picture.
+LOCAL = [
+    name
+    for name in NETWORKS
+    if name not in ("in_place_vgg", "attention", "squeeze_excite", "group_norm", "instance_norm")
+]
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_units_are_centred_on_what_they_see(name: str) -> None:
+    model = build(name)
+    # LayerNorm runs on (N, H, W, C), of which no picture has a stride.
+    check_offset(model, 96, ["layer2", "layer4"] if name == "layer_norm" else None)
+
+
+def chain(*layers: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LazyLinear(2)).double()
+
+
+WINDOWS = {
+    "3x3 stride 2 padding 1": (nn.Conv2d(3, 4, 3, 2, 1), (0, 0), (2, 2)),
+    "3x3 stride 2": (nn.Conv2d(3, 4, 3, 2), (1, 1), (2, 2)),
+    "2x2 stride 2": (nn.Conv2d(3, 4, 2, 2), (0.5, 0.5), (2, 2)),
+    "7x7 stride 2 padding 3": (nn.Conv2d(3, 4, 7, 2, 3), (0, 0), (2, 2)),
+    "4x4 stride 4": (nn.Conv2d(3, 4, 4, 4), (1.5, 1.5), (4, 4)),
+    "even kernel, padded": (nn.Conv2d(3, 4, 4, 2, 1), (0.5, 0.5), (2, 2)),
+    "padded beyond the kernel": (nn.Conv2d(3, 4, 3, 1, 2), (-1, -1), (1, 1)),
+    "dilated": (nn.Conv2d(3, 4, 3, 2, 1, dilation=3), (2, 2), (2, 2)),
+    "asymmetric": (nn.Conv2d(3, 4, (5, 2), (1, 3), (0, 1)), (2, -0.5), (1, 3)),
+    "same, even kernel": (nn.Conv2d(3, 4, (2, 4), padding="same"), (0.5, 0.5), (1, 1)),
+    "reflected border": (nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), (0, 0), (1, 1)),
+    "max pool": (nn.MaxPool2d(2), (0.5, 0.5), (2, 2)),
+    "overlapping max pool": (nn.MaxPool2d(3, 2, 1), (0, 0), (2, 2)),
+    "dilated max pool": (nn.MaxPool2d(2, 2, dilation=3), (1.5, 1.5), (2, 2)),
+    "ceiling": (nn.MaxPool2d(3, 2, ceil_mode=True), (1, 1), (2, 2)),
+    "average pool": (nn.AvgPool2d(3, 2, 1), (0, 0), (2, 2)),
+    "padded on one side": (nn.ZeroPad2d((0, 1, 2, 0)), (-2, 0), (1, 1)),
+}
+
+
+@pytest.mark.parametrize("case", WINDOWS)
+@pytest.mark.parametrize("size", [32, 33])
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+def test_offset_and_stride_of_every_window(case: str, size: int) -> None:
+    window, offset, stride = WINDOWS[case]
+    model = chain(window, nn.ReLU())
+    model(torch.zeros(1, 3, size, size, dtype=torch.float64))
+    layer = list(check_offset(model, size).values())[0]
+    assert (layer.offset, layer.stride) == (offset, stride)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+def test_windows_add_up() -> None:
+    first = nn.Conv2d(3, 4, 4, 2, 1), nn.ReLU(), nn.MaxPool2d(2, 2, ceil_mode=True)
+    model = chain(*first, nn.Conv2d(4, 4, 3, 2), nn.ReLU(), nn.ZeroPad2d((1, 0, 0, 0)), nn.AvgPool2d(2))
+    model(torch.zeros(1, 3, 95, 95, dtype=torch.float64))
+    last = list(check_offset(model, 95).values())[-1]
+    # Rows: 0.5, + 0.5 * 2 for the pooling, + 1 * 4 for the convolution, + 0.5 * 8; columns: less a pad of 1 * 8.
+    assert (last.offset, last.stride) == ((9.5, 1.5), (16, 16))
+
+
+def test_a_resnet_is_centred_on_even_pixels() -> None:
+    """Every kernel is odd and padded by half: unit (i, j) stands at pixel (s i, s j), not in the middle of its cell."""
+    layers = sal.hidden_layers(resnet18(), torch.zeros(1, 3, 64, 64))
+    assert {layer.offset for layer in layers.values()} == {(0, 0)}
+    assert layers["layer4.1"].stride == (32, 32)
+
+
+@pytest.mark.parametrize("network", ["squeeze_excite", "group_norm", "instance_norm"], indirect=True)
+def test_what_sees_everything_stands_where_its_windows_put_it(network: nn.Module, x: Tensor) -> None:
+    """A gate or a norm over space lets a unit see the whole picture, but its place is that of the convolutions."""
+    found = [(layer.offset, layer.stride) for layer in sal.hidden_layers(network, x).values()]
+    assert set(found[:-1]) == {((0, 0), (2, 2))} and found[-1] == ((0, 0), (4, 4))
+
+
+class Ways(nn.Module):
+    """Two ways, added."""
+
+    def __init__(self, left: nn.Module, right: nn.Module) -> None:
+        super().__init__()
+        self.left, self.right, self.end = left, right, nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.end(self.left(x) + self.right(x))
+
+
+class Merge(nn.Module):
+    """Swin's patch merging: four parity classes side by side."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)], 1)
+
+
+GUESSED = {
+    "adaptive pool": (nn.AdaptiveAvgPool2d(4), (3.5, 3.5), (8, 8)),
+    "adaptive pool, no divisor": (nn.AdaptiveMaxPool2d(7), (0.5, 0.5), (5, 5)),  # (32 - 1 - 5 * 6) / 2
+    "upsampling": (nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.Upsample(scale_factor=2)), (0.5, 0.5), (2, 2)),
+    "transposed": (nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.ConvTranspose2d(4, 4, 2, 2)), (0.5, 0.5), (2, 2)),
+    "cropping": (nn.ZeroPad2d((-3, 0, -1, 0)), (0.5, 1.5), (1, 1)),
+    "patch merging": (Merge(), (0.5, 0.5), (2, 2)),
+    "ways that disagree": (Ways(nn.AvgPool2d(2), nn.Conv2d(3, 3, 3, 2, 1)), (0.5, 0.5), (2, 2)),
+    "ways that agree": (Ways(nn.MaxPool2d(3, 2, 1), nn.Conv2d(3, 3, 1, 2)), (0, 0), (2, 2)),
+}
+
+
+@pytest.mark.parametrize("case", GUESSED)
+def test_units_are_spread_around_the_centre_where_no_window_tells(case: str) -> None:
+    window, offset, stride = GUESSED[case]
+    model = chain(window, nn.ReLU())
+    model(torch.zeros(1, 3, 32, 32, dtype=torch.float64))
+    *_, layer = sal.hidden_layers(model, torch.zeros(1, 3, 32, 32, dtype=torch.float64)).values()
+    assert (layer.offset, layer.stride) == (offset, stride)
+
+
 # ------------------------------------------------------------------------------------------------- what downsamples
 
 KINDS = nn.ModuleDict(
