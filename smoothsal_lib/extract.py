@@ -1,11 +1,16 @@
-"""From an attribution, one value a channel, to a saliency map, one value a position."""
+"""From an attribution, one value a channel, to a saliency map, one value a position, on the picture."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from smoothsal_lib.layers import HiddenLayer
+
+RESIZINGS = ("nearest", "bilinear", "aligned")
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda a: a.mean(1),
     "sum": lambda a: a.sum(1),
@@ -35,3 +40,61 @@ def saliency_map(attribution: Tensor, reduce: str = "mean") -> Tensor:
     if attribution.ndim != 4:
         raise ValueError(f"expected an attribution of shape (N, C, H, W), got {tuple(attribution.shape)}")
     return REDUCTIONS[reduce](attribution)
+
+
+def resize_map(maps: Tensor, size: tuple[int, int], layer: HiddenLayer | None = None, mode: str = "aligned") -> Tensor:
+    """Bring maps to the size of the picture they explain.
+
+    ``"nearest"`` (Smooth Deep Saliency, arXiv 2404.02282) and ``"bilinear"`` divide the picture into h x w cells and
+    put unit (i, j) in the middle of its cell, at pixel (s i + (s - 1) / 2, ...). That is where the unit sits behind
+    poolings and patches. Behind odd kernels padded by half, as in a ResNet, it sits at (s i, s j), so both move the map
+    down and right by (s - 1) / 2 pixels: 7.5 at stride 16. ``"aligned"`` puts every unit where ``layer.offset`` and
+    ``layer.stride`` say and interpolates linearly between; outside the outermost units their values are repeated. Where
+    the offset is (s - 1) / 2, it equals ``"bilinear"``.
+
+    Args:
+        maps: (N, h, w), the maps M of one layer.
+        size: (H, W) of the picture that the network was given.
+        layer: where the units of the maps stand, as :func:`smoothsal_lib.hidden_layers` tells for that picture; only
+            ``"aligned"`` reads it.
+        mode: ``"aligned"``, ``"bilinear"`` or ``"nearest"``.
+
+    Returns:
+        (N, H, W).
+
+    Raises:
+        ValueError: for maps of another shape, an unknown mode, a size without pixels, or, with ``"aligned"``, for no
+            layer, one whose maps have another size, or one whose units lie outside a picture of that size.
+    """
+    if mode not in RESIZINGS:
+        raise ValueError(f"unknown mode {mode!r}: choose one of {', '.join(RESIZINGS)}")
+    if maps.ndim != 3 or 0 in maps.shape:
+        raise ValueError(f"expected maps of shape (N, h, w), none of them 0, got {tuple(maps.shape)}")
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"expected the picture's size as (H, W), at least 1 each, got {tuple(size)}")
+    if mode == "nearest":
+        return F.interpolate(maps[:, None], size, mode="nearest")[:, 0]
+    if mode == "bilinear":
+        return F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+    if layer is None:
+        raise ValueError("mode 'aligned' needs the layer: pass one of hidden_layers(model, x), or mode='bilinear'")
+    if layer.shape[1:] != maps.shape[1:]:
+        raise ValueError(
+            f"maps of {tuple(maps.shape[1:])} are not of layer {layer.name!r}, which has {layer.shape[1:]}"
+        )
+    rows, columns = (_interpolation(layer, axis, size[axis], maps) for axis in (0, 1))
+    return rows @ maps @ columns.mT
+
+
+def _interpolation(layer: HiddenLayer, axis: int, pixels: int, like: Tensor) -> Tensor:
+    """(pixels, units): how much of each unit each pixel gets, along one axis; every row sums to 1."""
+    units, stride, offset = layer.shape[1 + axis], layer.stride[axis], layer.offset[axis]
+    if not (stride >= 1 and offset + stride * (units - 1) < pixels + stride):
+        raise ValueError(
+            f"{units} units of layer {layer.name!r}, {stride} pixels apart from pixel {offset:g}, do not fit into "
+            f"{pixels} pixels: give the size of the picture that the network saw"
+        )
+    position = (torch.arange(pixels, dtype=like.dtype, device=like.device) - offset) / stride
+    position = position.clamp(0, units - 1)
+    unit = torch.arange(units, dtype=like.dtype, device=like.device)
+    return (1 - (position[:, None] - unit).abs()).clamp(min=0)

@@ -18,7 +18,6 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize, PowerNorm
@@ -29,6 +28,8 @@ from matplotlib.patheffects import Normal, Stroke
 from numpy.typing import NDArray
 from torch import Tensor
 
+from smoothsal_lib.extract import resize_map
+from smoothsal_lib.layers import HiddenLayer
 from smoothsal_lib.metrics.noise import power_spectrum
 
 STYLE = Path(__file__).with_name("book.mplstyle")
@@ -104,9 +105,10 @@ def overlay(
     signed: Signed = "auto",
     percentile: float = 99.5,
     alpha: float = 0.9,
-    interpolation: Literal["bilinear", "nearest"] = "bilinear",
+    interpolation: Literal["aligned", "bilinear", "nearest"] | None = None,
     colorbar: bool = True,
     zoom: Zoom | None = None,
+    layers: HiddenLayer | Mapping[str, HiddenLayer] | None = None,
 ) -> Figure:
     """Maps laid over the photograph they explain; where a map is 0, the photograph shows through in grey.
 
@@ -116,12 +118,16 @@ def overlay(
         signed: as in :func:`maps`.
         percentile: as in :func:`maps`; maps of one size share one scale.
         alpha: how much the strongest colour covers, 0 to 1.
-        interpolation: how a map is stretched, named below the figure.
+        interpolation: how a map is stretched, named below the figure; see :func:`smoothsal_lib.resize_map`. ``None``
+            takes ``"aligned"`` where the layers are given, and ``"bilinear"`` where not.
         colorbar: draw one.
         zoom: as in :func:`maps`.
+        layers: of which layer the maps are, or ``{title: layer}`` as :func:`smoothsal_lib.hidden_layers` gives it for
+            this picture: every unit is then drawn where it stands. Without, each is drawn in the middle of a cell of
+            the picture, in a ResNet half a stride too far down and to the right.
 
     Raises:
-        ValueError: as :func:`maps`.
+        ValueError: as :func:`maps`; for ``"aligned"`` without layers, or for a map whose title is not among them.
     """
     _, rows = _grid(maps if isinstance(maps, Mapping) else {"": maps}, True)
     if len(rows) != 1:
@@ -129,17 +135,24 @@ def overlay(
     limits, signed = _limits(rows, percentile), _is_signed(rows, signed)
     (photo,) = _photos(photo, 1)
     grey = 0.35 + 0.55 * photo.mean(-1, keepdims=True) / 255  # pale, so that colours read on dark parts, too
+    interpolation = interpolation or ("bilinear" if layers is None else "aligned")
     blended = {}
     for title, panel in rows[0].items():
-        small = torch.from_numpy(panel.values)[None, None]
-        large = F.interpolate(small, photo.shape[:2], mode=interpolation)[0, 0].numpy()
+        if isinstance(layers, Mapping) and title not in layers:
+            raise ValueError(f"no layer for the map {title!r}: the titles with one are {', '.join(map(repr, layers))}")
+        layer = layers[title] if isinstance(layers, Mapping) else layers
+        large = resize_map(torch.from_numpy(panel.values)[None], photo.shape[:2], layer, interpolation)[0].numpy()
         limit = limits[panel.group]
         colours = mpl.colormaps[SIGNED if signed else OVERLAID](_norm(limit, signed)(large))[..., :3]
         cover = alpha * np.clip(np.abs(large) / limit, 0, 1)[..., None]
         blended[title] = _Panel((cover * colours + (1 - cover) * grey).clip(0, 1), panel.group)
     with _style():
         figure = _draw([blended], None, limits, signed, zoom, "" if colorbar else None, OVERLAID)
-        stretched = f"stretched to the photograph ({interpolation})"
+        stretched = (
+            "every unit where it stands on the photograph"
+            if interpolation == "aligned"
+            else f"stretched to the photograph ({interpolation})"
+        )
         _note(figure, stretched, _clipping(percentile), _scales(limits, True))
     return figure
 

@@ -232,6 +232,7 @@ WINDOWS = {
     "overlapping max pool": (nn.MaxPool2d(3, 2, 1), (0, 0), (2, 2)),
     "dilated max pool": (nn.MaxPool2d(2, 2, dilation=3), (1.5, 1.5), (2, 2)),
     "ceiling": (nn.MaxPool2d(3, 2, ceil_mode=True), (1, 1), (2, 2)),
+    "ceiling, last window in the padding": (nn.MaxPool2d(2, 2, 1, ceil_mode=True), (-0.5, -0.5), (2, 2)),
     "average pool": (nn.AvgPool2d(3, 2, 1), (0, 0), (2, 2)),
     "padded on one side": (nn.ZeroPad2d((0, 1, 2, 0)), (-2, 0), (1, 1)),
 }

@@ -13,9 +13,11 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from smoothsal_lib import plot
+from smoothsal_lib.layers import HiddenLayer
 from smoothsal_lib.metrics.noise import power_spectrum
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+LAYER = HiddenLayer("relu", (8, 4, 4), (10, 10), (0.0, 3.0))
 
 
 @pytest.fixture(autouse=True)
@@ -157,6 +159,20 @@ def test_an_overlay_lies_in_register():
     assert "nearest" in words(figure)
 
 
+def test_an_overlay_puts_every_unit_where_its_layer_says():
+    values = torch.zeros(4, 4)
+    values[1, 2] = 1
+    grey = np.full((40, 40, 3), 128, np.uint8)
+    for layers in (LAYER, {"m": LAYER}):
+        figure = plot.overlay(grey, {"m": values}, percentile=100, alpha=1.0, layers=layers)
+        away = np.abs(shown(panels(figure)[0]) - np.array(mpl.colormaps[plot.OVERLAID](1.0)[:3])).sum(-1)
+        assert np.unravel_index(away.argmin(), away.shape) == (10, 23) and away.min() < 1e-6
+        assert "every unit where it stands" in words(figure)
+    figure = plot.overlay(grey, {"m": values}, percentile=100, layers=LAYER, interpolation="nearest")
+    assert "stretched to the photograph (nearest)" in words(figure)
+    assert "stretched to the photograph (bilinear)" in words(plot.overlay(grey, values))
+
+
 def test_spectra_are_relative_to_white_noise_and_symmetric():
     maps = torch.randn(6, 8, 10)
     (panel,) = panels(plot.spectrum({"m": power_spectrum(maps, window=False)}))
@@ -274,6 +290,13 @@ def test_titles_do_not_overlap(name: str):
         (lambda: plot.maps({"a": torch.zeros(3, 3)}, zoom=(0.5, 0, 0.4, 1)), r"^zoom = \(0.5, 0, 0.4, 1\) is not"),
         (lambda: plot.maps({"a": torch.zeros(3, 3)}, percentile=0), "^percentile = 0 is not above 0"),
         (lambda: plot.overlay(PHOTO, torch.zeros(2, 3, 3)), r"^expected the maps of one photograph"),
+        (
+            lambda: plot.overlay(
+                PHOTO, {"a": torch.zeros(3, 3)}, layers={"b": HiddenLayer("b", (1, 3, 3), (9, 9), (0, 0))}
+            ),
+            "^no layer for the map 'a': the titles with one are 'b'$",
+        ),
+        (lambda: plot.overlay(PHOTO, torch.zeros(3, 3), interpolation="aligned"), "^mode 'aligned' needs the layer"),
         (lambda: plot.spectrum({"a": torch.zeros(3)}), r"^expected a spectrum of shape \(..., H, W\), got \(3,\)$"),
         (lambda: plot.profile({"a": torch.zeros(3)}), r"^expected maps of shape \(..., H, W\)"),
         (lambda: plot.taps([(3, 0)]), r"^expected pairs \(kernel size, stride\) of positive numbers"),
