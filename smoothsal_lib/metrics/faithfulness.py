@@ -13,7 +13,7 @@ from torchvision.transforms.functional import gaussian_blur
 
 from smoothsal_lib.capture import check_target
 from smoothsal_lib.extract import saliency_map
-from smoothsal_lib.layers import check_images
+from smoothsal_lib.layers import check_images, check_output
 from smoothsal_lib.metrics.fidelity import probabilities
 from smoothsal_lib.state import preserved
 
@@ -136,12 +136,13 @@ def _curves(
     other = baseline_images(x, baseline)
     before, after = (other, x) if insert else (x, other)
     with preserved(model), torch.no_grad():
-        classes = check_target(target, model(x))
+        logits = torch.cat([check_output(model(part)) for part in _rebatched(iter([x]), batch)])
+        classes = check_target(target, logits)
         found = {}
         for name, order in rankings.items():
-            exchanged = _exchanged(before, after, order, counts)
+            exchanged = _exchanged(before, after, order, counts, batch)
             scores = class_scores(model, exchanged, classes, len(counts), activation, batch)
-            found[name] = Curves((counts / pixels).to(scores), scores)
+            found[name] = Curves((counts.double() / pixels).to(scores), scores)
     return found if isinstance(maps, Mapping) else found[""]
 
 
@@ -160,9 +161,11 @@ def ranking(maps: Tensor, x: Tensor) -> Tensor:
     """
     if not isinstance(maps, Tensor):
         raise TypeError(f"expected maps as a tensor or a mapping of tensors, got {type(maps).__name__}")
+    if not maps.is_floating_point():
+        raise TypeError(f"expected floating-point maps, got {maps.dtype}")
     if maps.ndim == 4:
         maps = saliency_map(maps)
-    if maps.ndim != 3 or len(maps) != len(x):
+    if maps.ndim != 3 or len(maps) != len(x) or 0 in maps.shape:
         raise ValueError(f"expected {len(x)} maps (N, h, w) or attributions (N, C, h, w), got {tuple(maps.shape)}")
     if not bool(torch.isfinite(maps).all()):
         raise ValueError(f"expected finite maps, got {int((~torch.isfinite(maps)).sum())} NaN or infinite values")
@@ -190,12 +193,16 @@ def baseline_images(x: Tensor, baseline: str | Tensor) -> Tensor:
     return torch.zeros_like(x) if baseline == "zero" else x.mean((2, 3), keepdim=True).expand(x.shape)
 
 
-def _exchanged(before: Tensor, after: Tensor, order: Tensor, counts: Tensor) -> Iterator[Tensor]:
-    """For each image in turn the pictures (S + 1, C, H, W) in which the first ``counts`` pixels are ``after``'s."""
+def _exchanged(before: Tensor, after: Tensor, order: Tensor, counts: Tensor, most: int) -> Iterator[Tensor]:
+    """For each image in turn the S + 1 pictures in which the first ``counts`` pixels are ``after``'s.
+
+    They come as (n, C, H, W), never more than ``most`` at a time: S may be the number of pixels.
+    """
     ranks = order.argsort(dim=1)  # the inverse of a permutation: at which place each pixel comes
     for old, new, rank in zip(before, after, ranks, strict=True):
-        taken = rank.view(1, 1, *old.shape[1:]) < counts.to(rank.device).view(-1, 1, 1, 1)
-        yield torch.where(taken, new, old)
+        for some in counts.to(rank.device).split(most):
+            taken = rank.view(1, 1, *old.shape[1:]) < some.view(-1, 1, 1, 1)
+            yield torch.where(taken, new, old)
 
 
 def class_scores(
@@ -205,7 +212,8 @@ def class_scores(
 
     Args:
         model: the network, already in evaluation mode.
-        pictures: for each of N images its pictures (each, C, H, W), made one image at a time so that memory is bounded.
+        pictures: those of the first of N images, then those of the second and so on, as tensors (n, C, H, W) of any n,
+            made when they are needed so that memory is bounded.
         classes: (N,) the class of each image.
         each: how many pictures an image has.
         activation: ``"softmax"`` or ``"sigmoid"``.
@@ -227,7 +235,7 @@ def class_scores(
 
 
 def _rebatched(pictures: Iterator[Tensor], batch: int) -> Iterator[Tensor]:
-    """The same pictures, ``batch`` at a time."""
+    """The same pictures, ``batch`` at a time and copied: a network may begin with an in-place operation."""
     if batch < 1:
         raise ValueError(f"batch = {batch} is not a number of pictures: give 1 or more")
     waiting: list[Tensor] = []
