@@ -308,6 +308,8 @@ def explainable(records: list[Record], output: Any, start: Node) -> list[Record]
 def _continues(source: Record, module: nn.Module, output: Tensor) -> bool:
     """Whether ``module`` is the normalisation or activation of the convolution or normalisation it is fed by."""
     is_leaf = next(module.children(), None) is None
+    if output.grad_fn is source.edge.node:  # nn.Identity, or dropout in evaluation mode: no other tensor
+        return False
     return is_leaf and not isinstance(module, (_ConvNd, _MaxPoolNd, _AvgPoolNd)) and source.shape == tuple(output.shape)
 
 

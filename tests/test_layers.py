@@ -133,6 +133,14 @@ def test_googlenet() -> None:
     assert not any("branch" in name for name in names)
 
 
+@pytest.mark.parametrize("passive", [nn.Identity, nn.Dropout])
+def test_what_hands_its_input_on_hides_no_layer(passive: Any, x: Tensor) -> None:
+    """timm leaves nn.Identity wherever an option is off."""
+    model = chain(nn.Conv2d(3, 4, 3), passive(), nn.Conv2d(4, 4, 3), nn.ReLU()).eval()
+    model(x)
+    assert list(sal.hidden_layers(model, x)) == ["1", "3"]
+
+
 def test_network_without_maps_has_no_hidden_layers(x: Tensor) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(768, 5)).double()
     assert sal.hidden_layers(model, x) == {}
