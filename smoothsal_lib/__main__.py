@@ -1,0 +1,24 @@
+"""``python -m smoothsal_lib evaluate`` and ``python -m smoothsal_lib report``."""
+
+import sys
+
+from smoothsal_lib import evaluate, report
+
+COMMANDS = {"evaluate": evaluate.main, "report": report.main}
+
+
+def main() -> None:
+    """Hand the rest of the command line to the command it names."""
+    name, *rest = sys.argv[1:] or [""]
+    if name not in COMMANDS:
+        sys.exit(
+            f"usage: python -m smoothsal_lib {{{','.join(COMMANDS)}}} ...   (--help after a command lists its options)"
+        )
+    try:
+        COMMANDS[name](rest)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"python -m smoothsal_lib {name}: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""Turn the JSON files of whole-set runs into the tables and figures of the book.
+
+python -m smoothsal_lib report data/results/noise.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from smoothsal_lib.embedded import data_folder
+
+AXES = ("state", "fix", "method", "layer", "measure")
+NUMBERS = ("mean", "std", "n", "change", "change_error")
+
+Table = dict[str, dict[str, float]]  # column -> row -> number
+
+
+@dataclass(frozen=True)
+class Results:
+    """What one or several runs of ``python -m smoothsal_lib evaluate`` have measured. Made by :func:`load`.
+
+    Attributes:
+        records: the head of each file: command, versions, device, date, data, number of images.
+        rows: what :func:`smoothsal_lib.evaluate.summary` describes, of all files together.
+    """
+
+    records: list[dict[str, Any]]
+    rows: list[dict[str, Any]]
+
+    @property
+    def source(self) -> str:
+        """One line a file that says where the numbers come from."""
+        return "\n".join(f"{one['images']} images of {one['data']}: {one['command']}" for one in self.records)
+
+    def values(self, axis: str) -> list[str]:
+        """Which states, fixes, methods, layers or measures there are, in the order of the rows.
+
+        Raises:
+            ValueError: for another axis.
+        """
+        _check(axis, AXES, "axis")
+        return list(dict.fromkeys(row[axis] for row in self.rows))
+
+    def table(
+        self,
+        measure: str,
+        method: str | None = None,
+        columns: str = "fix",
+        rows: str = "layer",
+        value: str = "mean",
+        **only: str | Iterable[str],
+    ) -> Table:
+        """Two axes of the results, the others held fast.
+
+        Args:
+            measure: such as ``"total_variation"``.
+            method: such as ``"gradient"``; may be left out where there is one only, or where it is an axis.
+            columns: the axis along the head of the table.
+            rows: the axis down its side.
+            value: ``"mean"``, ``"std"``, ``"n"``, or ``"change"`` and ``"change_error"`` against no fix.
+            only: values of other axes, ``state="trained"`` unless given; or several of an axis shown, in that order.
+
+        Returns:
+            ``{column: {row: number}}``, which :func:`smoothsal_lib.plot.by_layer` draws.
+
+        Raises:
+            ValueError: for an unknown axis or value, when nothing is left, or when an axis that is not shown has
+                several values and none was chosen.
+        """
+        for axis in (columns, rows, *only):
+            _check(axis, AXES, "axis")
+        _check(value, NUMBERS, "number")
+        wanted: dict[str, str | Iterable[str]] = {"measure": measure, **only}
+        if method is not None:
+            wanted["method"] = method
+        if "state" not in {columns, rows, *only}:
+            wanted["state"] = "trained"
+        chosen: dict[str, list[str]] = {}
+        for axis, one in wanted.items():
+            chosen[axis] = [one] if isinstance(one, str) else list(one)
+            for name in chosen[axis]:
+                _check(name, self.values(axis), axis)
+        left = [row for row in self.rows if all(row[axis] in names for axis, names in chosen.items()) and value in row]
+        for axis in AXES:
+            found = list(dict.fromkeys(row[axis] for row in left))
+            if axis not in (columns, rows) and len(found) > 1:
+                raise ValueError(f"several values of {axis} ({', '.join(found)}): choose one, or make it an axis")
+        if not left:
+            raise ValueError(f"no {value} of {measure} for {', '.join(f'{k}={v}' for k, v in chosen.items())}")
+        order = chosen.get(columns) or list(dict.fromkeys(row[columns] for row in left))
+        table: Table = {column: {} for column in order if any(row[columns] == column for row in left)}
+        for row_name in chosen.get(rows) or list(dict.fromkeys(row[rows] for row in left)):
+            for row in left:
+                if row[rows] == row_name:
+                    table[row[columns]][row_name] = row[value]
+        return table
+
+
+def load(*names: str | Path) -> Results:
+    """Read the results of one or several runs.
+
+    Args:
+        names: files, or the names of those that ship with the library (``data/results/NAME.json``).
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when a file was not written by ``evaluate``.
+    """
+    records, rows = [], []
+    for name in names:
+        path = Path(name)
+        if path.suffix != ".json":
+            path = data_folder() / "results" / f"{name}.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"no results {str(name)!r}: python -m smoothsal_lib evaluate --out {path.name}")
+        record = json.loads(path.read_text())
+        if not isinstance(record, dict) or "rows" not in record:
+            raise ValueError(f"{str(name)!r} holds no rows: it was not written by python -m smoothsal_lib evaluate")
+        rows += record.pop("rows")
+        records.append(record)
+    return Results(records, rows)
+
+
+def text(table: Mapping[str, Mapping[str, float]], digits: int = 2, percent: bool = False) -> str:
+    """A table for people, in plain text: a line for each row, aligned columns.
+
+    Args:
+        table: ``{column: {row: number}}``.
+        digits: after the point.
+        percent: show shares as percentages.
+
+    Raises:
+        ValueError: for an empty table.
+    """
+    rows, cells = _cells(table, digits, percent)
+    widths = {name: max(len(name), *map(len, column)) for name, column in cells.items()}
+    first = max(map(len, rows))
+    lines = [" " * first + "".join(f"  {name:>{widths[name]}}" for name in cells)]
+    for i, row in enumerate(rows):
+        lines.append(f"{row:{first}}" + "".join(f"  {column[i]:>{widths[name]}}" for name, column in cells.items()))
+    return "\n".join(lines)
+
+
+def markdown(table: Mapping[str, Mapping[str, float]], digits: int = 2, percent: bool = False) -> str:
+    """The same table in Markdown; arguments and errors are those of :func:`text`."""
+    rows, cells = _cells(table, digits, percent)
+    lines = [["", *cells], ["---", *["---:"] * len(cells)]]
+    lines += [[row, *(column[i] for column in cells.values())] for i, row in enumerate(rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cells(
+    table: Mapping[str, Mapping[str, float]], digits: int, percent: bool
+) -> tuple[list[str], dict[str, list[str]]]:
+    """The names of the rows, and every column as text; a number that is missing is a dash."""
+    if not table:
+        raise ValueError("nothing to show: got an empty table")
+    rows = list(dict.fromkeys(row for column in table.values() for row in column))
+    form = f".{digits}{'%' if percent else 'f'}"
+    return rows, {
+        name: [format(column[row], form) if row in column else "-" for row in rows] for name, column in table.items()
+    }
+
+
+def reduction(table: Mapping[str, Mapping[str, float]], without: str = "none") -> dict[str, dict[str, float]]:
+    """By what share each column is lower than the one without a fix, row by row: ``{column: {row: share}}``.
+
+    Rows in which the unrepaired value is 0 are left out.
+
+    Raises:
+        ValueError: when there is no column ``without``.
+    """
+    _check(without, table, "column")
+    plain = table[without]
+    return {
+        name: {row: 1 - number / plain[row] for row, number in column.items() if plain.get(row, 0) != 0}
+        for name, column in table.items()
+        if name != without
+    }
+
+
+def _check(given: str, known: Iterable[str], kind: str) -> None:
+    if given not in known:
+        raise ValueError(f"no {kind} {given!r} here: choose out of {', '.join(known)}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """``python -m smoothsal_lib report``; ``--help`` lists the options."""
+    parser = argparse.ArgumentParser(
+        prog="python -m smoothsal_lib report",
+        description="Tables, and with --out figures, from the JSON files that evaluate has written.",
+    )
+    parser.add_argument("files", nargs="+", help="JSON files, or names of results that ship with the library")
+    parser.add_argument("--measure", nargs="+", help="only these")
+    parser.add_argument("--out", type=Path, help="a folder for tables.md and one figure a measure and method")
+    parser.add_argument("--digits", type=int, default=3)
+    options = parser.parse_args(argv)
+    results = load(*options.files)
+    parts = [results.source]
+    for measure in options.measure or results.values("measure"):
+        _check(measure, results.values("measure"), "measure")
+        for state in results.values("state"):
+            for method in _methods(results, measure, state):
+                table = results.table(measure, method, state=state)
+                title = " · ".join([measure, method] + [state] * (state != "trained"))
+                parts.append(f"### {title}\n\n{markdown(table, options.digits)}")
+                if options.out is not None:
+                    _draw(options.out, title, table, measure)
+    print("\n\n".join(parts))
+    if options.out is not None:
+        (options.out / "tables.md").write_text("\n\n".join(parts) + "\n")
+
+
+def _methods(results: Results, measure: str, state: str) -> list[str]:
+    found = (row["method"] for row in results.rows if row["measure"] == measure and row["state"] == state)
+    return list(dict.fromkeys(found))
+
+
+def _draw(folder: Path, title: str, table: Table, measure: str) -> None:
+    from smoothsal_lib import plot  # here, because matplotlib takes a second to load and tables do not need it
+
+    folder.mkdir(parents=True, exist_ok=True)
+    figure = plot.by_layer(table, ylabel=measure.replace("_", " "))
+    figure.savefig(folder / f"{title.replace(' · ', '-').replace(' ', '-').replace(':', '-')}.png", dpi=150)
