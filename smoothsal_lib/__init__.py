@@ -48,6 +48,7 @@ __all__ = [
     "plot",
     "pooling_layers",
     "power_spectrum",
+    "report",
     "rules",
     "saliency_map",
     "smoothed",
@@ -59,6 +60,6 @@ __all__ = [
 
 def __getattr__(name: str) -> ModuleType:
     """Import what explaining does not need when it is first used: matplotlib is slow to load."""
-    if name in ("exercises", "plot"):
+    if name in ("exercises", "plot", "report"):
         return importlib.import_module(f"smoothsal_lib.{name}")
     raise AttributeError(f"module 'smoothsal_lib' has no attribute {name!r}")

@@ -48,7 +48,7 @@ class Results:
 
     def table(
         self,
-        measure: str,
+        measure: str | Sequence[str],
         method: str | None = None,
         columns: str = "fix",
         rows: str = "layer",
@@ -58,7 +58,7 @@ class Results:
         """Two axes of the results, the others held fast.
 
         Args:
-            measure: such as ``"total_variation"``.
+            measure: such as ``"total_variation"``; or several, where the measures are an axis.
             method: such as ``"gradient"``; may be left out where there is one only, or where it is an axis.
             columns: the axis along the head of the table.
             rows: the axis down its side.
@@ -91,7 +91,7 @@ class Results:
             if axis not in (columns, rows) and len(found) > 1:
                 raise ValueError(f"several values of {axis} ({', '.join(found)}): choose one, or make it an axis")
         if not left:
-            raise ValueError(f"no {value} of {measure} for {', '.join(f'{k}={v}' for k, v in chosen.items())}")
+            raise ValueError(f"no {value} for {', '.join(f'{k} {v}' for k, v in chosen.items())}")
         order = chosen.get(columns) or list(dict.fromkeys(row[columns] for row in left))
         table: Table = {column: {} for column in order if any(row[columns] == column for row in left)}
         for row_name in chosen.get(rows) or list(dict.fromkeys(row[rows] for row in left)):

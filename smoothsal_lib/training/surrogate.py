@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from smoothsal_lib.datasets import tiny_imagenet
 from smoothsal_lib.fixes.surrogate import Surrogate, fit_surrogate
 from smoothsal_lib.models import load_model, normalize
-from smoothsal_lib.training.fidelity import measure
 from smoothsal_lib.record import provenance
+from smoothsal_lib.training.fidelity import measure
 
 MODULE = "smoothsal_lib.training.surrogate"
 
