@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,12 +21,13 @@ from tqdm.auto import tqdm
 
 from smoothsal_lib.datasets.benchmark import BENCHMARKS, Benchmark, open_benchmark
 from smoothsal_lib.explain import METHODS, explain
-from smoothsal_lib.extract import saliency_map
+from smoothsal_lib.extract import resize_map, saliency_map
 from smoothsal_lib.fixes import NAMES, Fix, Surrogate, smoothed
-from smoothsal_lib.layers import INPUT, check_output, hidden_layers
+from smoothsal_lib.layers import INPUT, HiddenLayer, check_output, hidden_layers
 from smoothsal_lib.ledger import Ledger
 from smoothsal_lib.metrics import checkerboard_energy, deletion, insertion, total_variation
 from smoothsal_lib.metrics.fidelity import accuracy, agreement, prediction_difference
+from smoothsal_lib.metrics.localisation import box_share, energy_in_box, pointing_game
 from smoothsal_lib.metrics.sanity import cascade, random_maps, randomised
 from smoothsal_lib.models import EMBEDDED, load_model, load_surrogate
 from smoothsal_lib.record import provenance
@@ -40,7 +41,8 @@ OUTPUT = "output"  # stands for the layer where the whole network is measured
 FIDELITY = ("top1", "agreement", "prediction_difference", "prediction_difference_label")
 NOISE = ("total_variation", "checkerboard_energy")
 FAITHFULNESS = ("insertion", "deletion")
-MEASURES = (*FIDELITY, *NOISE, *FAITHFULNESS)
+LOCALISATION = ("pointing_game", "energy_in_box", "box_share")
+MEASURES = (*FIDELITY, *NOISE, *FAITHFULNESS, *LOCALISATION)
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ def evaluate(
     """
     check_plan(plan)
     fixes: dict[str, str | Fix | None] = {}
+    if benchmark.boxes is None and any(measure in LOCALISATION for measure in plan.measures):
+        raise ValueError(f"{plan.data} has no boxes, which {', '.join(LOCALISATION)} need")
     for name in plan.fixes:
         if name == "surrogate" and surrogate is None:
             raise ValueError(f"the plan asks for a surrogate of {plan.model}, and none was given")
@@ -121,7 +125,8 @@ def evaluate(
         for fix in fixes
         for method in _passes(plan, stage)
     ]
-    layers = _layers(plan, model, benchmark, device)
+    listed = hidden_layers(model, benchmark.images([0]).to(device))
+    layers = _layers(plan, listed)
     loaded: tuple[int, Tensor, Tensor] | None = None
     for number, stage, fix, method in tqdm(pieces, unit="piece", disable=not progress, mininterval=2):
         key = "/".join((str(number), stage, fix, method))
@@ -139,6 +144,8 @@ def evaluate(
             with randomised(model, stages[stage], plan.seed) if stages[stage] else nullcontext():
                 attributions = _attributions(plan, model, x, target, layers, method, fixes[fix])
             values = _measured(plan, model, x, target, attributions, fixes[fix])
+            if benchmark.boxes is not None:
+                values |= _localised(plan, attributions, benchmark.boxes[batches[number]].to(device), x, listed)
         ledger.add(key, values)
     return summary(ledger, ["/".join((stage, fix, method)) for number, stage, fix, method in pieces if number == 0])
 
@@ -175,9 +182,8 @@ def _passes(plan: Plan, stage: str) -> list[str]:
     return [OUTPUT] * fidelity + methods
 
 
-def _layers(plan: Plan, model: nn.Module, benchmark: Benchmark, device: torch.device) -> list[str]:
+def _layers(plan: Plan, listed: Mapping[str, HiddenLayer]) -> list[str]:
     """The plan's layers with ``"all"`` spelled out, in the order given, none of them twice."""
-    listed = hidden_layers(model, benchmark.images([0]).to(device)) if "all" in plan.layers else {}
     names = [name for given in plan.layers for name in (listed if given == "all" else [given])]
     return list(dict.fromkeys(names))
 
@@ -242,6 +248,28 @@ def _measured(
             if measure in plan.measures:
                 areas = curve(model, x, attributions, target)
                 found[measure] = {name: _numbers(one.auc) for name, one in areas.items()}
+    return found
+
+
+def _localised(
+    plan: Plan, attributions: dict[str, Tensor], boxes: Tensor, x: Tensor, listed: Mapping[str, HiddenLayer]
+) -> Values:
+    """The measures that need the objects' boxes. A map is brought to the picture's size as its layer is aligned."""
+    size = (x.shape[2], x.shape[3])
+    tolerance = 15 / 224 * min(size)  # 15 pixels where the literature has them, in pictures of 224
+    measures: dict[str, Callable[[Tensor], Tensor]] = {
+        "pointing_game": lambda maps: pointing_game(maps, boxes, tolerance),
+        "energy_in_box": lambda maps: energy_in_box(maps, boxes),
+    }
+    found: Values = {name: {} for name in measures if name in plan.measures}
+    for name, attribution in attributions.items():
+        maps = saliency_map(attribution)
+        if maps.shape[1:] != size:
+            maps = resize_map(maps, size, listed.get(name), "aligned" if name in listed else "bilinear")
+        for measure in found:
+            found[measure][name] = _numbers(measures[measure](maps))
+    if "box_share" in plan.measures:  # what a map would score that says nothing
+        found["box_share"] = {OUTPUT: _numbers(box_share(boxes, size))}
     return found
 
 
@@ -364,7 +392,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_plan(plan)
     benchmark = open_benchmark(plan.data, options.folder)
     # Channels last is how convolutions in 16 bits run fastest, on CPUs as on GPUs; the numbers are the same.
-    model = load_model(plan.model).to(options.device, memory_format=torch.channels_last)
+    model = load_model(plan.model).to(options.device).to(memory_format=torch.channels_last)
     surrogate = None
     if "surrogate" in plan.fixes:
         surrogate = Surrogate.load(options.surrogate) if options.surrogate else load_surrogate(plan.model)

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import overload
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
 from smoothsal_lib.capture import check_target
-from smoothsal_lib.extract import saliency_map
+from smoothsal_lib.extract import resize_map, saliency_map
 from smoothsal_lib.layers import check_images, check_output
 from smoothsal_lib.metrics.fidelity import probabilities
 from smoothsal_lib.state import preserved
@@ -169,7 +168,7 @@ def ranking(maps: Tensor, x: Tensor) -> Tensor:
         raise ValueError(f"expected {len(x)} maps (N, h, w) or attributions (N, C, h, w), got {tuple(maps.shape)}")
     if not bool(torch.isfinite(maps).all()):
         raise ValueError(f"expected finite maps, got {int((~torch.isfinite(maps)).sum())} NaN or infinite values")
-    enlarged = F.interpolate(maps[:, None].to(x.device), x.shape[2:], mode="nearest-exact")
+    enlarged = resize_map(maps.to(x.device), (x.shape[2], x.shape[3]), mode="nearest")
     return enlarged.flatten(1).argsort(dim=1, descending=True, stable=True)
 
 
