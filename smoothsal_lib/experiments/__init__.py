@@ -1,0 +1,1 @@
+"""Questions that the paper leaves open, each a command that writes its numbers to ``data/results``."""
