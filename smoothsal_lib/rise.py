@@ -67,7 +67,8 @@ def rise(
     precision = torch.promote_types(x.dtype, torch.float32)
     total = torch.zeros(len(x), *x.shape[2:], dtype=precision, device=x.device)
     with preserved(model):
-        logits = torch.cat([check_output(model(part)) for part in x.split(batch)])
+        # Copies, because a network may begin with an in-place operation.
+        logits = torch.cat([check_output(model(part.clone())) for part in x.split(batch)])
         classes = check_target(target, logits)
         for seen in _masks(masks, max(1, batch // len(x)), cells, keep, x, seed):
             for of, some in zip(torch.arange(len(x)).split(batch), x.split(batch), strict=True):

@@ -124,3 +124,9 @@ def test_bad_input_is_one_line(wrong: dict[str, object], message: str, x: Tensor
     with pytest.raises(ValueError, match=message) as caught:
         rise(build("residual"), x, **{"masks": 4, **wrong})
     assert "\n" not in str(caught.value)
+
+
+def test_a_network_that_begins_in_place_leaves_the_images_alone(x: Tensor):
+    before = x.clone()
+    rise(nn.Sequential(nn.ReLU(inplace=True), *build("residual")), x, masks=4)
+    assert torch.equal(x, before)
