@@ -190,7 +190,7 @@ def top_classes(model: nn.Module, x: Tensor, k: int = 5) -> list[list[tuple[str,
     if x.ndim != 4:
         raise ValueError(f"expected images of shape (N, C, H, W), got {tuple(x.shape)}")
     with preserved(model):
-        probabilities = model(x).softmax(1)
+        probabilities = model(x.clone()).softmax(1)  # a network may work in place
     if not 1 <= k <= probabilities.shape[1]:
         raise ValueError(f"k = {k} is not between 1 and the network's {probabilities.shape[1]} classes")
     names = getattr(model, "categories", None) or [f"class {i}" for i in range(probabilities.shape[1])]

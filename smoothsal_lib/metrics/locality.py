@@ -188,8 +188,9 @@ def shift(a: Tensor, b: Tensor) -> Tensor:
     if not bool(torch.isfinite(a).all() and torch.isfinite(b).all()):
         raise ValueError("expected finite maps, got NaN or infinite values")
     height, width = a.shape[-2:]
-    spectrum = torch.fft.fft2(b.double()) * torch.fft.fft2(a.double()).conj()
-    spectrum = spectrum.reshape(len(a), -1, height, width).sum(1)
+    full = torch.promote_types(a.dtype, torch.float32)  # 16 bits have no Fourier transform on every device
+    spectrum = torch.fft.fft2(b.to(full)) * torch.fft.fft2(a.to(full)).conj()
+    spectrum = spectrum.reshape(len(a), -1, height, width).sum(1).to(torch.complex128)
     frequency = [torch.fft.fftfreq(n, dtype=torch.float64, device=a.device) for n in (height, width)]
     spectrum = spectrum * (frequency[0] != -0.5)[:, None] * (frequency[1] != -0.5)
     spectrum[:, 0, 0] = 0
@@ -209,7 +210,7 @@ def shift(a: Tensor, b: Tensor) -> Tensor:
         spacing /= ZOOM
     # What rounding leaves of a constant map is no content.
     energy = [m.double().flatten(1).norm(dim=1) for m in (a, b)]
-    empty = spectrum.abs().amax((1, 2)) <= 1e-12 * (energy[0] * energy[1]) * height * width
+    empty = spectrum.abs().amax((1, 2)) <= torch.finfo(full).eps * (energy[0] * energy[1]) * height * width
     found[empty] = torch.nan
     return found.to(a.dtype)
 
