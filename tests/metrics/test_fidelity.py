@@ -26,6 +26,30 @@ def test_prediction_difference():
     assert prediction_difference(certain, certain.flip(1)).item() == pytest.approx(2.0)
 
 
+def test_prediction_difference_for_the_label_alone():
+    original = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]]).log()
+    repaired = torch.tensor([[0.2, 0.3, 0.5], [0.1, 0.2, 0.7]]).log()
+    torch.testing.assert_close(prediction_difference(original, repaired), torch.tensor([0.6, 0.2]))
+    label = prediction_difference(original, repaired, torch.tensor([0, 1]))
+    torch.testing.assert_close(label, torch.tensor([0.3, 0.1]))
+
+
+def test_prediction_difference_of_a_detector():
+    # One output: softmax over it is 1 whatever it is, so only the sigmoid can tell the two networks apart.
+    original, repaired = torch.tensor([[0.0], [0.0]]), torch.tensor([[0.0], [torch.tensor(3.0).log()]])
+    assert prediction_difference(original, repaired).tolist() == [0, 0]
+    torch.testing.assert_close(
+        prediction_difference(original, repaired, activation="sigmoid"), torch.tensor([0.0, 0.25])
+    )
+
+
+def test_unknown_activation_and_labels_of_another_shape():
+    with pytest.raises(ValueError, match=r"^unknown activation 'tanh': choose 'softmax' or 'sigmoid'$"):
+        prediction_difference(ORIGINAL, REPAIRED, activation="tanh")
+    with pytest.raises(ValueError, match=r"^expected 3 labels of shape \(N,\), got \(2,\)$"):
+        prediction_difference(ORIGINAL, REPAIRED, torch.tensor([0, 1]))
+
+
 @pytest.mark.parametrize("other", [torch.zeros(2, 2), torch.zeros(3, 3), torch.zeros(3)])
 def test_shapes_that_do_not_fit(other):
     for measure in (agreement, prediction_difference):
