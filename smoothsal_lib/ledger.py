@@ -27,11 +27,13 @@ class Ledger:
         self.path = Path(path)
         self.pieces: dict[str, Any] = {}
         settings = json.loads(json.dumps(settings))  # as they will be read back: tuples become lists
-        if self.path.is_file() and self.path.stat().st_size > 0:
-            self._read(settings)
-        else:
+        first = json.dumps({"settings": settings}, separators=(",", ":")).encode() + b"\n"
+        written = self.path.read_bytes() if self.path.is_file() else b""
+        if len(written) < len(first) and first.startswith(written):  # new, or killed within the first line
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._append({"settings": settings})
+            self.path.write_bytes(first)
+        else:
+            self._read(settings)
 
     def _read(self, settings: dict[str, Any]) -> None:
         *lines, broken = self.path.read_bytes().split(b"\n")
