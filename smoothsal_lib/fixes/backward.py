@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import abc
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -14,7 +15,27 @@ from smoothsal_lib.fixes.blur import centred_blur, check_form, cyclic_mean
 from smoothsal_lib.layers import require_strided
 
 
-class BackwardHook(Fix):
+class GradientBlur(Fix):
+    """Whatever replaces the gradient that leaves each strided convolution towards its input, and nothing else."""
+
+    @abc.abstractmethod
+    def blur(self, gradient: Tensor, strides: Sequence[int]) -> Tensor:
+        """What becomes of a gradient (N, C, *spatial), one stride for each spatial axis; the same shape."""
+
+    @contextmanager
+    def repair(self, model: nn.Module) -> Iterator[None]:
+        """Within the context, every strided convolution of ``model`` hands down a blurred gradient."""
+        with ExitStack() as hooks:
+            for module in require_strided(model).values():
+
+                def blur_gradient(module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+                    return (_BlurredGradient.apply(args[0], module.stride, self.blur), *args[1:])
+
+                hooks.callback(module.register_forward_pre_hook(blur_gradient).remove)
+            yield
+
+
+class BackwardHook(GradientBlur):
     """Replace the gradient that leaves each strided convolution towards its input by a blurred one.
 
     The forward pass is untouched, so predictions are identical, and nothing is trained.
@@ -32,18 +53,9 @@ class BackwardHook(Fix):
     def __init__(self, form: str = "centred") -> None:
         self.form = check_form(form)
 
-    @contextmanager
-    def repair(self, model: nn.Module) -> Iterator[None]:
-        """Within the context, every strided convolution of ``model`` hands down a blurred gradient."""
-        blur = centred_blur if self.form == "centred" else cyclic_mean
-        with ExitStack() as hooks:
-            for module in require_strided(model).values():
-
-                def blur_gradient(module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-                    return (_BlurredGradient.apply(args[0], module.stride, blur), *args[1:])
-
-                hooks.callback(module.register_forward_pre_hook(blur_gradient).remove)
-            yield
+    def blur(self, gradient: Tensor, strides: Sequence[int]) -> Tensor:
+        """The gradient blurred as ``form`` says."""
+        return centred_blur(gradient, strides) if self.form == "centred" else cyclic_mean(gradient, strides)
 
     def __repr__(self) -> str:
         return f"BackwardHook(form={self.form!r})"
