@@ -13,7 +13,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +27,11 @@ from smoothsal_lib.extract import resize_map, saliency_map
 from smoothsal_lib.fixes import NAMES, Fix, Surrogate, smoothed
 from smoothsal_lib.layers import INPUT, HiddenLayer, check_output, hidden_layers
 from smoothsal_lib.ledger import Ledger
-from smoothsal_lib.metrics import checkerboard_energy, deletion, insertion, total_variation
+from smoothsal_lib.metrics import checkerboard_energy, deletion, insertion, road, total_variation
 from smoothsal_lib.metrics.fidelity import accuracy, agreement, prediction_difference
 from smoothsal_lib.metrics.localisation import box_share, energy_in_box, pointing_game
-from smoothsal_lib.metrics.sanity import cascade, random_maps, randomised
+from smoothsal_lib.metrics.sanity import cascade, class_sensitivity, random_maps, randomised
+from smoothsal_lib.metrics.similarity import rank_correlation, ssim
 from smoothsal_lib.models import EMBEDDED, load_model, load_surrogate
 from smoothsal_lib.record import provenance
 from smoothsal_lib.rise import rise
@@ -40,9 +43,11 @@ TRAINED = "trained"  # the state of a network whose weights were not re-initiali
 OUTPUT = "output"  # stands for the layer where the whole network is measured
 FIDELITY = ("top1", "agreement", "prediction_difference", "prediction_difference_label")
 NOISE = ("total_variation", "checkerboard_energy")
-FAITHFULNESS = ("insertion", "deletion")
+FAITHFULNESS = ("insertion", "deletion", "road_most", "road_least")
 LOCALISATION = ("pointing_game", "energy_in_box", "box_share")
-MEASURES = (*FIDELITY, *NOISE, *FAITHFULNESS, *LOCALISATION)
+SIMILARITY = ("rank_correlation", "rank_correlation_magnitude", "ssim")  # to the trained, unrepaired network's map
+SENSITIVITY = ("class_sensitivity",)
+MEASURES = (*FIDELITY, *NOISE, *FAITHFULNESS, *LOCALISATION, *SIMILARITY, *SENSITIVITY)
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,8 @@ class Plan:
         randomise: make the maps also on networks whose weights are re-initialised, cumulatively from the classifier
             down, and score them on the trained one.
         precision: ``"float32"``, or ``"bfloat16"`` for the passes that only score (maps are always made in float32).
+        steps: of insertion and deletion.
+        masks: of RISE.
         batch: images that are explained at once, and the piece of work that a kill may cost.
         seed: of random maps, RISE's masks and re-initialised weights.
     """
@@ -72,10 +79,12 @@ class Plan:
     fixes: tuple[str, ...] = ("none", "backward")
     methods: tuple[str, ...] = ("gradient",)
     layers: tuple[str, ...] = (INPUT, "all")
-    measures: tuple[str, ...] = (*NOISE, *FAITHFULNESS)
+    measures: tuple[str, ...] = (*NOISE, "insertion", "deletion")
     score_on: str = "original"
     randomise: bool = False
     precision: str = "float32"
+    steps: int = 28
+    masks: int = 1000
     batch: int = 50
     seed: int = 0
 
@@ -128,6 +137,7 @@ def evaluate(
     listed = hidden_layers(model, benchmark.images([0]).to(device))
     layers = _layers(plan, listed)
     loaded: tuple[int, Tensor, Tensor] | None = None
+    references: dict[str, dict[str, Tensor]] = {}  # of the batch that is loaded
     for number, stage, fix, method in tqdm(pieces, unit="piece", disable=not progress, mininterval=2):
         key = "/".join((str(number), stage, fix, method))
         if key in ledger:
@@ -135,6 +145,7 @@ def evaluate(
         if loaded is None or loaded[0] != number:
             x = benchmark.images(batches[number]).to(device)
             loaded = number, x, logits_of(model, x)
+            references = {}
         _, x, original = loaded
         if method == OUTPUT:
             labels = benchmark.labels[batches[number]].to(device)
@@ -144,8 +155,16 @@ def evaluate(
             with randomised(model, stages[stage], plan.seed) if stages[stage] else nullcontext():
                 attributions = _attributions(plan, model, x, target, layers, method, fixes[fix])
             values = _measured(plan, model, x, target, attributions, fixes[fix])
+            maps = {name: saliency_map(attribution) for name, attribution in attributions.items()}
             if benchmark.boxes is not None:
-                values |= _localised(plan, attributions, benchmark.boxes[batches[number]].to(device), x, listed)
+                values |= _localised(plan, maps, benchmark.boxes[batches[number]].to(device), x, listed)
+            if any(measure in SIMILARITY for measure in plan.measures):
+                if method not in references:
+                    references[method] = _attributions(plan, model, x, target, layers, method, None)
+                values |= _compared(plan, attributions, references[method], x, listed)
+            if stage == TRAINED and method in METHODS and "class_sensitivity" in plan.measures:
+                sensitivity = class_sensitivity(model, x, layers, method, fixes[fix])
+                values["class_sensitivity"] = {name: _numbers(one) for name, one in sensitivity.items()}
         ledger.add(key, values)
     return summary(ledger, ["/".join((stage, fix, method)) for number, stage, fix, method in pieces if number == 0])
 
@@ -169,10 +188,10 @@ def check_plan(plan: Plan) -> None:
         for value in (given,) if isinstance(given, str) else given:
             if value not in choices:
                 raise ValueError(f"unknown {field} {value!r}: choose out of {', '.join(choices)}")
-    for field in ("images", "batch"):
+    for field, what in {"images": "images", "steps": "steps", "masks": "masks", "batch": "images"}.items():
         count = getattr(plan, field)
         if count is not None and count < 1:
-            raise ValueError(f"{field} = {count} is not a number of images: give 1 or more")
+            raise ValueError(f"{field} = {count} is not a number of {what}: give 1 or more")
 
 
 def _passes(plan: Plan, stage: str) -> list[str]:
@@ -191,7 +210,7 @@ def _layers(plan: Plan, listed: Mapping[str, HiddenLayer]) -> list[str]:
 def logits_of(model: nn.Module, x: Tensor) -> Tensor:
     """Logits (N, classes) of images (N, C, H, W) in evaluation mode, without a graph."""
     with preserved(model), torch.no_grad():
-        return check_output(model(x))
+        return check_output(model(x.clone()))  # a network may begin with a layer that works in place
 
 
 def _fidelity(
@@ -220,7 +239,7 @@ def _attributions(
     """What one method says of a batch: {layer: (N, C, H, W)}."""
     if method == "rise":
         with smoothed(model, fix), _scoring(plan, x):
-            return {INPUT: rise(model, x, target, seed=plan.seed)}
+            return {INPUT: rise(model, x, target, plan.masks, seed=plan.seed)}
     if method == "random":  # one number a position, as the map that insertion would rank pixels by
         shapes = explain(model, x, target, layers, "gradient", fix)
         return {name: random_maps(saliency_map(a), plan.seed)[:, None] for name, a in shapes.items()}
@@ -242,7 +261,12 @@ def _measured(
     if "checkerboard_energy" in plan.measures:  # not defined for maps of fewer than two cells a side
         large = {name: a for name, a in attributions.items() if min(a.shape[2:]) >= 4}
         found["checkerboard_energy"] = {name: _numbers(checkerboard_energy(a)) for name, a in large.items()}
-    curves = {"insertion": insertion, "deletion": deletion}
+    curves: dict[str, Callable[..., Any]] = {
+        "insertion": partial(insertion, steps=plan.steps),
+        "deletion": partial(deletion, steps=plan.steps),
+        "road_most": partial(road, order="most"),
+        "road_least": partial(road, order="least"),
+    }
     with smoothed(model, fix if plan.score_on == "repaired" else None), _scoring(plan, x):
         for measure, curve in curves.items():
             if measure in plan.measures:
@@ -252,25 +276,54 @@ def _measured(
 
 
 def _localised(
-    plan: Plan, attributions: dict[str, Tensor], boxes: Tensor, x: Tensor, listed: Mapping[str, HiddenLayer]
+    plan: Plan, maps: Mapping[str, Tensor], boxes: Tensor, x: Tensor, listed: Mapping[str, HiddenLayer]
 ) -> Values:
-    """The measures that need the objects' boxes. A map is brought to the picture's size as its layer is aligned."""
+    """The measures that need the objects' boxes."""
     size = (x.shape[2], x.shape[3])
     tolerance = 15 / 224 * min(size)  # 15 pixels where the literature has them, in pictures of 224
     measures: dict[str, Callable[[Tensor], Tensor]] = {
-        "pointing_game": lambda maps: pointing_game(maps, boxes, tolerance),
-        "energy_in_box": lambda maps: energy_in_box(maps, boxes),
+        "pointing_game": lambda one: pointing_game(one, boxes, tolerance),
+        "energy_in_box": lambda one: energy_in_box(one, boxes),
     }
     found: Values = {name: {} for name in measures if name in plan.measures}
-    for name, attribution in attributions.items():
-        maps = saliency_map(attribution)
-        if maps.shape[1:] != size:
-            maps = resize_map(maps, size, listed.get(name), "aligned" if name in listed else "bilinear")
+    for name, one in maps.items() if found else ():
+        overlay = _on_picture(name, one, size, listed)
         for measure in found:
-            found[measure][name] = _numbers(measures[measure](maps))
+            found[measure][name] = _numbers(measures[measure](overlay))
     if "box_share" in plan.measures:  # what a map would score that says nothing
         found["box_share"] = {OUTPUT: _numbers(box_share(boxes, size))}
     return found
+
+
+def _compared(
+    plan: Plan,
+    attributions: Mapping[str, Tensor],
+    references: Mapping[str, Tensor],
+    x: Tensor,
+    listed: Mapping[str, HiddenLayer],
+) -> Values:
+    """How alike the maps are to those of the trained, unrepaired network by the same method."""
+    size = (x.shape[2], x.shape[3])
+    found: Values = {name: {} for name in SIMILARITY if name in plan.measures}
+    for name, attribution in attributions.items():
+        here, there = saliency_map(attribution), saliency_map(references[name])
+        measures: dict[str, Callable[[], Tensor]] = {
+            "rank_correlation": partial(rank_correlation, here, there),
+            "rank_correlation_magnitude": partial(
+                rank_correlation, saliency_map(attribution, "abs_mean"), saliency_map(references[name], "abs_mean")
+            ),
+            "ssim": partial(ssim, *(_on_picture(name, one, size, listed) for one in (here, there))),
+        }
+        for measure in found:
+            found[measure][name] = _numbers(measures[measure]())
+    return found
+
+
+def _on_picture(name: str, maps: Tensor, size: tuple[int, int], listed: Mapping[str, HiddenLayer]) -> Tensor:
+    """Maps (N, h, w) of a layer, brought to the picture's size as the layer is aligned."""
+    if maps.shape[1:] == size:
+        return maps
+    return resize_map(maps, size, listed.get(name), "aligned" if name in listed else "bilinear")
 
 
 def _scoring(plan: Plan, x: Tensor) -> AbstractContextManager[object]:
@@ -365,6 +418,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--score-on", default=default.score_on, help="original or repaired (default: %(default)s)")
     made.add_argument("--randomise", action="store_true", help="also with weights re-initialised from the top down")
     made.add_argument("--precision", default=default.precision, help="float32, or bfloat16 for scoring passes")
+    made.add_argument("--steps", type=int, default=default.steps, help="of insertion, deletion (default: %(default)s)")
+    made.add_argument("--masks", type=int, default=default.masks, help="of RISE (default: %(default)s)")
     made.add_argument("--batch", type=int, default=default.batch, help="images at once (default: %(default)s)")
     made.add_argument("--seed", type=int, default=default.seed)
     made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -386,6 +441,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         score_on=options.score_on,
         randomise=options.randomise,
         precision=options.precision,
+        steps=options.steps,
+        masks=options.masks,
         batch=options.batch,
         seed=options.seed,
     )
