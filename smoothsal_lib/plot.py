@@ -30,6 +30,7 @@ from torch import Tensor
 
 from smoothsal_lib.extract import resize_map
 from smoothsal_lib.layers import HiddenLayer
+from smoothsal_lib.metrics.faithfulness import Curves
 from smoothsal_lib.metrics.noise import power_spectrum
 
 STYLE = Path(__file__).with_name("book.mplstyle")
@@ -258,13 +259,18 @@ def taps(cases: Sequence[tuple[int, int]], size: int = 6) -> Figure:
     return figure
 
 
-def by_layer(values: Mapping[str, Mapping[str, float | Tensor]], ylabel: str) -> Figure:
-    """One line a fix, one point a layer.
+def by_layer(
+    values: Mapping[str, Mapping[str, float | Tensor]],
+    ylabel: str,
+    errors: Mapping[str, Mapping[str, float]] | None = None,
+) -> Figure:
+    """One line a fix, one point a layer; or what else the columns and rows of a table are.
 
     Args:
         values: ``{fix: {layer: value}}``, layers in forward order. A value is a number, or a tensor (N,) with one
             number an image, drawn as mean and standard deviation.
         ylabel: what the values are.
+        errors: standard errors of numbers, a table of the same form; what is missing gets no bar.
 
     Raises:
         ValueError: for no values.
@@ -275,18 +281,46 @@ def by_layer(values: Mapping[str, Mapping[str, float | Tensor]], ylabel: str) ->
         figure, ax = plt.subplots()
         for k, (fix, found) in enumerate(values.items()):
             numbers = [torch.as_tensor(value, dtype=torch.float64).cpu().flatten() for value in found.values()]
-            dodge = 0.07 * (k - (len(values) - 1) / 2) if many else 0.0  # keep error bars from hiding each other
+            dodge = 0.07 * (k - (len(values) - 1) / 2) if many or errors else 0.0  # bars side by side
             x = np.array([layers.index(layer) for layer in found]) + dodge
             spread = [float(n.std()) if len(n) > 1 else 0.0 for n in numbers] if many else None
+            if errors is not None:
+                spread = [errors.get(fix, {}).get(layer, 0.0) for layer in found]
             style: dict[str, Any] = {"marker": MARKERS[k % len(MARKERS)], "elinewidth": 1.0, "capsize": 2}
             ax.errorbar(x, [float(n.mean()) for n in numbers], spread, label=fix, **style)
         rotation = 30 if sum(map(len, layers)) > 80 else 0
         ax.set_xticks(range(len(layers)), layers, rotation=rotation, ha="right" if rotation else "center")
-        ax.set(ylabel=ylabel + (", mean ± std" if many else ""))
-        ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
+        ax.set(ylabel=ylabel + (", mean ± s.e." if errors is not None else ", mean ± std" if many else ""))
+        if ax.get_ylim()[0] < 0:
+            ax.axhline(0, color="0.6", lw=0.7, zorder=0)
+        else:
+            ax.set_ylim(bottom=0)
         ax.grid(axis="y", color="0.9", lw=0.7)
         ax.set_axisbelow(True)
         _legend(ax, len(values))
+        figure.tight_layout()
+    return _full_width(figure)
+
+
+def curves(found: Mapping[str, Curves], xlabel: str = "share of pixels exchanged") -> Figure:
+    """Insertion, deletion or ROAD: the mean over images of the class's probability, and the mean area in the legend.
+
+    Args:
+        found: ``{name: curves}``, as :func:`smoothsal_lib.insertion` gives them.
+        xlabel: what the fractions are.
+
+    Raises:
+        ValueError: for no curves.
+    """
+    with _style():
+        figure, ax = plt.subplots()
+        for k, (name, one) in enumerate(_not_empty(found).items()):
+            mean = one.scores.detach().cpu().double().mean(0)
+            marker: dict[str, Any] = {"marker": MARKERS[k % len(MARKERS)], "markevery": max(1, len(mean) // 7)}
+            ax.plot(one.fractions.cpu(), mean, label=f"{name}: {float(one.auc.double().mean()):.3f}", **marker)
+        ax.set(xlabel=xlabel, ylabel="probability of the class", xlim=(0, float(one.fractions.max())))
+        ax.set_ylim(bottom=0)
+        ax.legend(title="area under the curve", loc="center left", bbox_to_anchor=(1, 0.5), alignment="left")
         figure.tight_layout()
     return _full_width(figure)
 

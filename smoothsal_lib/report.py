@@ -1,4 +1,4 @@
-"""Turn the JSON files of whole-set runs into the tables and figures of the book.
+"""Turn the JSON files of whole-set runs, and of the experiments, into the tables and figures of the book.
 
 python -m smoothsal_lib report data/results/noise.json
 """
@@ -14,19 +14,19 @@ from typing import Any
 
 from smoothsal_lib.embedded import data_folder
 
-AXES = ("state", "fix", "method", "layer", "measure")
-NUMBERS = ("mean", "std", "n", "change", "change_error")
+COUNT = "n"  # of images: the one whole number in a row that is a result
 
 Table = dict[str, dict[str, float]]  # column -> row -> number
 
 
 @dataclass(frozen=True)
 class Results:
-    """What one or several runs of ``python -m smoothsal_lib evaluate`` have measured. Made by :func:`load`.
+    """What one or several runs of ``evaluate``, or of an experiment, have measured. Made by :func:`load`.
 
     Attributes:
         records: the head of each file: command, versions, device, date, data, number of images.
-        rows: what :func:`smoothsal_lib.evaluate.summary` describes, of all files together.
+        rows: what :func:`smoothsal_lib.evaluate.summary` describes, or what the experiment's ``rows`` does, of all
+            files together.
     """
 
     records: list[dict[str, Any]]
@@ -37,14 +37,20 @@ class Results:
         """One line a file that says where the numbers come from."""
         return "\n".join(f"{one['images']} images of {one['data']}: {one['command']}" for one in self.records)
 
-    def values(self, axis: str) -> list[str]:
-        """Which states, fixes, methods, layers or measures there are, in the order of the rows.
+    @property
+    def axes(self) -> list[str]:
+        """What the rows differ by: the fields that hold words or whole numbers; the others are what was measured."""
+        found = dict.fromkeys(key for row in self.rows for key in row if key != COUNT)
+        return [key for key in found if _is_axis([row[key] for row in self.rows if key in row])]
+
+    def values(self, axis: str) -> list[Any]:
+        """Which fixes, methods, layers, measures and so on there are, in the order of the rows.
 
         Raises:
-            ValueError: for another axis.
+            ValueError: for a field that is no axis.
         """
-        _check(axis, AXES, "axis")
-        return list(dict.fromkeys(row[axis] for row in self.rows))
+        _check(axis, self.axes, "axis")
+        return list(dict.fromkeys(row[axis] for row in self.rows if axis in row))
 
     def table(
         self,
@@ -53,7 +59,7 @@ class Results:
         columns: str = "fix",
         rows: str = "layer",
         value: str = "mean",
-        **only: str | Iterable[str],
+        **only: Any,
     ) -> Table:
         """Two axes of the results, the others held fast.
 
@@ -62,7 +68,8 @@ class Results:
             method: such as ``"gradient"``; may be left out where there is one only, or where it is an axis.
             columns: the axis along the head of the table.
             rows: the axis down its side.
-            value: ``"mean"``, ``"std"``, ``"n"``, or ``"change"`` and ``"change_error"`` against no fix.
+            value: ``"mean"``, ``"std"``, ``"n"``, ``"change"`` and ``"change_error"`` against no fix, or what else the
+                rows hold.
             only: values of other axes, ``state="trained"`` unless given; or several of an axis shown, in that order.
 
         Returns:
@@ -72,33 +79,43 @@ class Results:
             ValueError: for an unknown axis or value, when nothing is left, or when an axis that is not shown has
                 several values and none was chosen.
         """
+        axes = self.axes
         for axis in (columns, rows, *only):
-            _check(axis, AXES, "axis")
-        _check(value, NUMBERS, "number")
-        wanted: dict[str, str | Iterable[str]] = {"measure": measure, **only}
+            _check(axis, axes, "axis")
+        numbers = dict.fromkeys(key for row in self.rows for key in row if key not in axes)
+        _check(value, numbers, "number")
+        wanted: dict[str, Any] = {"measure": measure, **only}
         if method is not None:
             wanted["method"] = method
-        if "state" not in {columns, rows, *only}:
+        if "state" in axes and "state" not in {columns, rows, *only}:
             wanted["state"] = "trained"
-        chosen: dict[str, list[str]] = {}
+        chosen: dict[str, list[Any]] = {}
         for axis, one in wanted.items():
-            chosen[axis] = [one] if isinstance(one, str) else list(one)
+            chosen[axis] = list(one) if isinstance(one, list | tuple | set | dict) else [one]
             for name in chosen[axis]:
                 _check(name, self.values(axis), axis)
-        left = [row for row in self.rows if all(row[axis] in names for axis, names in chosen.items()) and value in row]
-        for axis in AXES:
-            found = list(dict.fromkeys(row[axis] for row in left))
-            if axis not in (columns, rows) and len(found) > 1:
-                raise ValueError(f"several values of {axis} ({', '.join(found)}): choose one, or make it an axis")
+        shown = [row for row in self.rows if columns in row and rows in row and value in row]
+        left = [row for row in shown if all(row.get(axis) in names for axis, names in chosen.items())]
         if not left:
             raise ValueError(f"no {value} for {', '.join(f'{k} {v}' for k, v in chosen.items())}")
+        for axis in axes:
+            found = list(dict.fromkeys(row.get(axis) for row in left))
+            if axis not in (columns, rows) and len(found) > 1:
+                raise ValueError(
+                    f"several values of {axis} ({', '.join(map(str, found))}): choose one, or make it an axis"
+                )
         order = chosen.get(columns) or list(dict.fromkeys(row[columns] for row in left))
-        table: Table = {column: {} for column in order if any(row[columns] == column for row in left)}
+        table: Table = {str(column): {} for column in order if any(row[columns] == column for row in left)}
         for row_name in chosen.get(rows) or list(dict.fromkeys(row[rows] for row in left)):
             for row in left:
                 if row[rows] == row_name:
-                    table[row[columns]][row_name] = row[value]
+                    table[str(row[columns])][str(row_name)] = row[value]
         return table
+
+
+def _is_axis(values: Sequence[Any]) -> bool:
+    words = any(value is None or isinstance(value, str) for value in values)
+    return words or all(isinstance(value, int) for value in values)
 
 
 def load(*names: str | Path) -> Results:
@@ -184,9 +201,9 @@ def reduction(table: Mapping[str, Mapping[str, float]], without: str = "none") -
     }
 
 
-def _check(given: str, known: Iterable[str], kind: str) -> None:
+def _check(given: Any, known: Iterable[Any], kind: str) -> None:
     if given not in known:
-        raise ValueError(f"no {kind} {given!r} here: choose out of {', '.join(known)}")
+        raise ValueError(f"no {kind} {given!r} here: choose out of {', '.join(map(str, known))}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from smoothsal_lib import plot
 from smoothsal_lib.layers import HiddenLayer
+from smoothsal_lib.metrics.faithfulness import Curves
 from smoothsal_lib.metrics.noise import power_spectrum
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
@@ -231,7 +232,22 @@ def test_by_layer_draws_numbers_and_spreads():
     np.testing.assert_allclose(bars.get_segments()[0][:, 1], [2 - 2**0.5, 2 + 2**0.5])
     assert ax.get_ylabel() == "total variation, mean ± std"
 
+    (ax,) = plot.by_layer({"none": {"l1": 2.0, "l2": -1.0}}, "change", errors={"none": {"l1": 0.5}}).axes
+    bars = ax.containers[0].lines[2][0].get_segments()
+    np.testing.assert_allclose([bar[:, 1] for bar in bars], [[1.5, 2.5], [-1, -1]])
+    assert ax.get_ylabel() == "change, mean ± s.e." and ax.get_ylim()[0] < -1
 
+
+def test_curves_are_means_over_images_with_their_mean_area():
+    one = Curves(torch.tensor([0.0, 0.5, 1.0]), torch.tensor([[0.0, 0.5, 1.0], [0.0, 1.0, 1.0]]))
+    (ax,) = plot.curves({"map": one}).axes
+    (line,) = ax.get_lines()[:1]
+    np.testing.assert_allclose(line.get_xydata(), [[0, 0], [0.5, 0.75], [1, 1]])
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["map: 0.625"]
+    assert ax.get_ylim()[0] == 0 and ax.get_xlim() == (0, 1)
+
+
+CURVES = Curves(torch.linspace(0, 1, 29), torch.rand(4, 29))
 FIGURES = {
     "maps": lambda: plot.maps({"layer1": torch.randn(8, 8), "layer2": torch.randn(4, 4)}, photo=PHOTO),
     "one map": lambda: plot.maps({"layer1": torch.randn(8, 8)}, label="logits"),
@@ -240,6 +256,7 @@ FIGURES = {
     "spectrum": lambda: plot.spectrum({str(i): power_spectrum(torch.randn(16, 16)) for i in range(6)}),
     "profile": lambda: plot.profile({"a": torch.randn(16, 16), "b": torch.randn(16, 16)}, mark=(1 / 8, 1 / 4)),
     "taps": lambda: plot.taps([(3, 2), (1, 2), (2, 2), (3, 3), (3, 1)]),
+    "curves": lambda: plot.curves({f"layer{i}": CURVES for i in range(8)}),
     "by_layer": lambda: plot.by_layer({"a": {f"layer{i}": float(i) for i in range(8)}, "b": {"layer1": 2.0}}, "y"),
 }
 
@@ -301,6 +318,7 @@ def test_titles_do_not_overlap(name: str):
         (lambda: plot.profile({"a": torch.zeros(3)}), r"^expected maps of shape \(..., H, W\)"),
         (lambda: plot.taps([(3, 0)]), r"^expected pairs \(kernel size, stride\) of positive numbers"),
         (lambda: plot.by_layer({}, "y"), "^nothing to draw"),
+        (lambda: plot.curves({}), "^nothing to draw"),
     ],
 )
 def test_bad_input_is_one_line(draw, message: str):

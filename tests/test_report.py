@@ -50,6 +50,26 @@ def test_tables():
     assert list(chosen) == ["backward", "none"] and chosen["none"] == {"layer2": 1.0}
 
 
+def test_an_experiment_has_axes_of_its_own():
+    rows = [
+        {"repair": "none", "cutoff": None, "seed": 0, "layer": "layer1", "measure": "auc", "mean": 0.5, "error": 0.1},
+        {"repair": "none", "cutoff": 0.25, "seed": 0, "layer": "layer1", "measure": "auc", "mean": 0.25, "error": 0.1},
+        {"repair": "hook", "cutoff": None, "seed": 0, "layer": "layer1", "measure": "auc", "mean": 1.0, "gain": 0.5},
+    ]
+    results = Results([RECORD], rows)
+    assert results.axes == ["repair", "cutoff", "seed", "layer", "measure"]
+    assert results.table("auc", columns="repair", cutoff=None) == {"none": {"layer1": 0.5}, "hook": {"layer1": 1.0}}
+    assert results.table("auc", columns="cutoff", repair="none", value="error") == {
+        "None": {"layer1": 0.1},
+        "0.25": {"layer1": 0.1},
+    }
+    assert results.table("auc", columns="repair", cutoff=None, value="gain") == {"hook": {"layer1": 0.5}}
+    with pytest.raises(ValueError, match=r"^several values of cutoff \(None, 0.25\): choose one, or make it an axis$"):
+        results.table("auc", columns="repair")
+    with pytest.raises(ValueError, match=r"^no number 'std' here: choose out of mean, error, gain$"):
+        results.table("auc", columns="repair", value="std")
+
+
 def test_reduction():
     assert reduction(RESULTS.table("total_variation", "gradient")) == {"backward": {"layer1": 0.25, "layer2": 0.75}}
     assert reduction({"none": {"a": 0.0, "b": 2.0}, "fix": {"a": 0.0, "b": 1.0}}) == {"fix": {"b": 0.5}}
