@@ -15,6 +15,8 @@ from smoothsal_lib.datasets.photos import load_photo
 from smoothsal_lib.explain import METHODS, explain
 from smoothsal_lib.fixes.blur import centred_blur, cyclic_mean
 from smoothsal_lib.fixes.stage import Geometry, Stage
+from smoothsal_lib.metrics.noise import checkerboard_energy
+from smoothsal_lib.metrics.similarity import rank_correlation
 from smoothsal_lib.models import load_model
 
 
@@ -353,3 +355,147 @@ def check_6_3(answer: object) -> None:
         "the stem's grid shows at the input alone, but its output feeds every layer above",
         "follow the activations up as well as the gradient down",
     )
+
+
+def check_7_1(answer: object) -> None:
+    """Chapter 7: the total variation of a large checkerboard."""
+    if _open(answer):
+        return None
+    number = _numbers(answer, 1)
+    if number == [2]:
+        return _hint("two is what one direction adds; there are two directions")
+    _verdict(
+        number == [4],
+        "every step is one of 2, in two directions, and the mean size to divide by is 1",
+        "what is the mean absolute value, and how large is the step from one position to the next?",
+    )
+
+
+def check_7_2(answer: object) -> None:
+    """Chapter 7: the least agreement of two networks that are both right on 60 % of the images."""
+    if _open(answer):
+        return None
+    number = _numbers(answer, 1)
+    if number is not None and abs(number[0] - 20) < 1e-6:
+        return _hint("as a share, please: a number between 0 and 1")
+    if number is not None and abs(number[0]) < 1e-9:
+        return _hint("60 % and 60 % are more than all images, so on some of them both are right")
+    _verdict(
+        number is not None and abs(number[0] - 0.2) < 1e-6,
+        "2 x 0.6 - 1: where both are right, they agree",
+        "let one be right where the other is wrong, as often as possible; what is left?",
+    )
+
+
+def check_7_3(answer: object) -> None:
+    """Chapter 7: a function that plants a checkerboard of a given energy into an attribution."""
+    if _open(answer):
+        return None
+    if not callable(answer):
+        return _hint("hand over the function itself, without calling it")
+    for scale, share in ((1.0, 0.5), (1.0, 0.2), (30.0, 0.8)):
+        noise = scale * torch.randn(3, 16, 32, 32, generator=torch.Generator().manual_seed(0))
+        planted = answer(noise.clone(), share)
+        if not isinstance(planted, Tensor) or planted.shape != noise.shape:
+            return _hint(f"return an attribution of the shape you were given, {tuple(noise.shape)}")
+        found = float(checkerboard_energy(planted).mean())
+        if abs(found - share) > 0.05:
+            return _hint(f"asked for {share:g} in noise of standard deviation {scale:g}, the energy is {found:.2f}")
+    _verdict(True, "of the variance v + h^2 of map and grid together, h^2 is the grid's, whatever the map's scale", "")
+
+
+def check_8_1(answer: object) -> None:
+    """Chapter 8: the area under an insertion curve of four steps."""
+    if _open(answer):
+        return None
+    number = _numbers(answer, 1)
+    if number is not None and abs(number[0] - 0.52) < 1e-6:
+        return _hint("that is the mean of the five scores; the first and the last stand at an end and count half")
+    _verdict(
+        number is not None and abs(number[0] - 0.525) < 1e-6,
+        "a quarter of 0/2 + 0.2 + 0.6 + 0.8 + 1/2",
+        "the trapezoid rule: each step is as wide as it is, and as high as the mean of its two ends",
+    )
+
+
+def check_8_2(answer: object) -> None:
+    """Chapter 8: which maps have the insertion curve of M."""
+    if _open(answer):
+        return None
+    given = answer if isinstance(answer, list | tuple | set) else [answer]
+    letters = {letter for letter in "".join(map(str, given)).lower() if letter.isalpha()}
+    if "c" in letters or "e" in letters:
+        return _hint("put the values -2, 1, 3 in order, then their negatives, or their magnitudes, in the same order")
+    _verdict(
+        letters == {"a", "b", "d"},
+        "an increasing function changes the values and not their order, and the curve sees the order alone",
+        "the curve depends only on which pixel comes first, second, third; there is more than one",
+    )
+
+
+def check_8_3(answer: object) -> None:
+    """Chapter 8: Spearman's rank correlation of two maps."""
+    if _open(answer):
+        return None
+    if not callable(answer):
+        return _hint("hand over the function itself, without calling it")
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 7, 9, generator=generator)
+    for title, one, other in (("two maps", a, a + b), ("a map and its cube", a, a**3), ("opposites", a, -a)):
+        wanted = float(rank_correlation(one[None], other[None]))
+        found = _numbers(answer(one, other), 1)
+        if found is None:
+            return _hint("return one number")
+        if abs(found[0] - wanted) > 1e-3:
+            return _hint(f"for {title} the rank correlation is {wanted:.3f}, yours is {found[0]:.3f}")
+    _verdict(True, "the correlation of the ranks, which an increasing function leaves alone", "")
+
+
+def check_9_1(answer: object) -> None:
+    """Chapter 9: how far nearest enlargement moves the units of a layer of stride 8."""
+    if _open(answer):
+        return None
+    number = _numbers(answer, 1)
+    if number is not None and abs(number[0]) == 4:
+        return _hint("nearly: the cell of unit 0 has the pixels 0 to 7; which number lies in their middle?")
+    _verdict(
+        number is not None and abs(abs(number[0]) - 3.5) < 1e-6,
+        "the unit stands at pixel 8 i, and the middle of its cell of eight pixels is 8 i + 3.5",
+        "where does unit 0 stand, and where is the middle of the first eight pixels?",
+    )
+
+
+def check_9_2(answer: object) -> None:
+    """Chapter 9: a hit rate between chance and perfection."""
+    if _open(answer):
+        return None
+    number = _numbers(answer, 1)
+    if number is not None and abs(number[0] - 0.3) < 1e-6:
+        return _hint("0.3 above chance is right; how much could it be above chance at the most?")
+    _verdict(
+        number is not None and abs(number[0] - 0.6) < 1e-6,
+        "(0.8 - 0.5) / (1 - 0.5)",
+        "chance is the share of the picture that the box covers; it should come out as 0, and perfection as 1",
+    )
+
+
+def check_9_3(answer: object) -> None:
+    """Chapter 9: the centre of mass of a layer's map, in pixels of the picture."""
+    if _open(answer):
+        return None
+    if not callable(answer):
+        return _hint("hand over the function itself, without calling it")
+    for shape, stride, offset in (((8, 8), 8, 0.0), ((4, 6), 16, 7.5), ((5, 5), 1, 0.0)):
+        m = torch.rand(shape, generator=torch.Generator().manual_seed(stride))
+        centre = [
+            offset + stride * float((m.sum(1 - axis) * torch.arange(shape[axis])).sum() / m.sum()) for axis in (0, 1)
+        ]
+        found = _numbers(answer(m, stride, offset), 2)
+        if found is None:
+            return _hint("return two numbers, the row and the column")
+        if max(abs(a - b) for a, b in zip(found, centre, strict=True)) > 1e-2:
+            return _hint(
+                f"for a map {shape} of stride {stride} and offset {offset:g} the centre is "
+                f"({centre[0]:.2f}, {centre[1]:.2f}), yours is ({found[0]:.2f}, {found[1]:.2f})"
+            )
+    _verdict(True, "offset + stride x index, weighted by the map", "")

@@ -37,6 +37,22 @@ def multiplier(f, z, z_ref):
     return torch.where(z == z_ref, tangent, (f(z) - f(z_ref)) / (z - z_ref))
 
 
+def plant(a, share, variance=True):
+    board = 1.0 - 2 * ((torch.arange(a.shape[2])[:, None] + torch.arange(a.shape[3])) % 2)
+    v = a.var((1, 2, 3), keepdim=True) if variance else 1
+    return a + (share / (1 - share) * v) ** 0.5 * board
+
+
+def spearman(a, b):
+    ranks = torch.stack([one.flatten().argsort().argsort().double() for one in (a, b)])
+    return torch.corrcoef(ranks)[0, 1]
+
+
+def place(m, stride, offset):
+    rows, columns = (offset + stride * torch.arange(n) for n in m.shape)
+    return (m * rows[:, None]).sum() / m.sum(), (m * columns).sum() / m.sum()
+
+
 RIGHT = [
     ("1_1", 9),
     ("1_1", "9"),
@@ -72,6 +88,21 @@ RIGHT = [
     ("6_2", gap),
     ("6_2", lambda *a: gap(*a).abs()),
     ("6_3", "Both"),
+    ("7_1", 4),
+    ("7_1", torch.tensor(4.0)),
+    ("7_2", 0.2),
+    ("7_3", plant),
+    ("7_3", lambda a, share: -plant(a, share)),
+    ("8_1", 0.525),
+    ("8_2", ["a", "b", "d"]),
+    ("8_2", "B, D, A"),
+    ("8_3", spearman),
+    ("8_3", lambda a, b: spearman(a, b).item()),
+    ("9_1", 3.5),
+    ("9_1", -3.5),
+    ("9_2", 0.6),
+    ("9_3", place),
+    ("9_3", lambda *a: torch.stack(place(*a))),
 ]
 WRONG = [
     ("1_1", 4),
@@ -127,6 +158,34 @@ WRONG = [
     ("6_2", 3.0),
     ("6_3", "input"),
     ("6_3", "hidden"),
+    ("7_1", 2),
+    ("7_1", 2.83),
+    ("7_2", 0.6),
+    ("7_2", 0),
+    ("7_2", 20),
+    ("7_3", lambda a, share: plant(a, share, variance=False)),
+    ("7_3", lambda a, share: plant(a, share**2)),
+    ("7_3", lambda a, share: a),
+    ("7_3", lambda a, share: share),
+    ("7_3", 0.5),
+    ("8_1", 0.52),
+    ("8_1", 0.65),
+    ("8_2", "a"),
+    ("8_2", "abcd"),
+    ("8_2", ["a", "b", "d", "e"]),
+    ("8_3", lambda a, b: torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]),
+    ("8_3", lambda a, b: torch.corrcoef(torch.stack([a.flatten().argsort(), b.flatten().argsort()]).double())[0, 1]),
+    ("8_3", lambda a, b: None),
+    ("8_3", 1.0),
+    ("9_1", 4),
+    ("9_1", 0),
+    ("9_2", 0.3),
+    ("9_2", 0.8),
+    ("9_3", lambda m, stride, offset: place(m, stride, 0.0)),
+    ("9_3", lambda m, stride, offset: place(m, stride, (stride - 1) / 2)),
+    ("9_3", lambda m, stride, offset: place(m, stride, offset)[::-1]),
+    ("9_3", lambda m, stride, offset: place(m, stride, offset)[0]),
+    ("9_3", (4, 4)),
 ]
 
 
