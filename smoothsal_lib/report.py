@@ -76,8 +76,8 @@ class Results:
             ``{column: {row: number}}``, which :func:`smoothsal_lib.plot.by_layer` draws.
 
         Raises:
-            ValueError: for an unknown axis or value, when nothing is left, or when an axis that is not shown has
-                several values and none was chosen.
+            ValueError: for an unknown axis or value, when nothing is left, or when an axis has several values and
+                neither was one chosen nor does a column or a row of the table stand for one of them.
         """
         axes = self.axes
         for axis in (columns, rows, *only):
@@ -100,7 +100,7 @@ class Results:
             raise ValueError(f"no {value} for {', '.join(f'{k} {v}' for k, v in chosen.items())}")
         for axis in axes:
             found = list(dict.fromkeys(row.get(axis) for row in left))
-            if axis not in (columns, rows) and len(found) > 1:
+            if len(found) > 1 and not any(_determines(shown_axis, axis, left) for shown_axis in (columns, rows)):
                 raise ValueError(
                     f"several values of {axis} ({', '.join(map(str, found))}): choose one, or make it an axis"
                 )
@@ -116,6 +116,11 @@ class Results:
 def _is_axis(values: Sequence[Any]) -> bool:
     words = any(value is None or isinstance(value, str) for value in values)
     return words or all(isinstance(value, int) for value in values)
+
+
+def _determines(shown: str, axis: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether an axis has one value for each of another, as the fix of a comparison that has a name."""
+    return len({(row[shown], row.get(axis)) for row in rows}) == len({row[shown] for row in rows})
 
 
 def load(*names: str | Path) -> Results:

@@ -63,6 +63,8 @@ def test_an_experiment_has_axes_of_its_own():
         "None": {"layer1": 0.1},
         "0.25": {"layer1": 0.1},
     }
+    named = [{**row, "case": f"case {i}"} for i, row in enumerate(rows)]
+    assert list(Results([RECORD], named).table("auc", columns="case")) == ["case 0", "case 1", "case 2"]
     assert results.table("auc", columns="repair", cutoff=None, value="gain") == {"hook": {"layer1": 0.5}}
     with pytest.raises(ValueError, match=r"^several values of cutoff \(None, 0.25\): choose one, or make it an axis$"):
         results.table("auc", columns="repair")
