@@ -10,17 +10,15 @@ which ours mirrors.
 
 from __future__ import annotations
 
-import argparse
 import copy
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from smoothsal_lib.datasets import tiny_imagenet
-from smoothsal_lib.evaluate import write
+from smoothsal_lib.experiments.command import options, save
 from smoothsal_lib.experiments.estimate import estimate
 from smoothsal_lib.explain import explain
 from smoothsal_lib.extract import resize_map, saliency_map
@@ -31,7 +29,6 @@ from smoothsal_lib.metrics.faithfulness import insertion
 from smoothsal_lib.metrics.localisation import energy_in_box, pointing_game
 from smoothsal_lib.metrics.locality import shift
 from smoothsal_lib.models import load_model, normalize
-from smoothsal_lib.record import provenance
 
 METHODS = ("gradient", "deeplift")
 TRAINED, LINEAR = "trained", "linear"
@@ -189,7 +186,7 @@ def insertions(
 
 
 def measure(model: nn.Module, images: Tensor, boxes: Tensor, inserted: int, batch: int = 50) -> Values:
-    """All measures of uint8 ``images`` (N, 3, H, W) with their boxes, insertion for the first ``inserted`` of a batch.
+    """All measures of uint8 ``images`` (N, 3, H, W) with their boxes, insertion for ``inserted`` of them.
 
     Every image is explained for the class that the unrepaired network predicts.
     """
@@ -206,8 +203,9 @@ def measure(model: nn.Module, images: Tensor, boxes: Tensor, inserted: int, batc
             found = {name: explain(model, x, target, list(layers), method, fix) for name, fix in FIXES.items()}
             shifts(values, TRAINED, method, found, layers)
             scores(values, method, found, layers, box.to(device))
-            few = {fix: {name: a[:share] for name, a in maps.items()} for fix, maps in found.items()}
-            insertions(values, model, x[:share], target[:share], method, few, layers)
+            few = tiny_imagenet.evenly(len(x), share)  # images are sorted by class: the first ones would be of few
+            chosen = {fix: {name: a[few] for name, a in maps.items()} for fix, maps in found.items()}
+            insertions(values, model, x[few], target[few], method, chosen, layers)
     # The linear copy's gradient depends on the class alone; the picture is large so that borders lie far away.
     x = torch.zeros(LINEAR_CLASSES, 3, LINEAR_SIZE, LINEAR_SIZE, device=device)
     layers, linear = described(model, x), nothing_holds(model)
@@ -243,13 +241,8 @@ def rows(values: Values, expected: dict[str, float], strides: dict[str, int]) ->
 
 def main(argv: list[str] | None = None) -> None:
     """The command line; ``--help`` lists the options."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, help="folder with tiny-imagenet-100 (default: $SMOOTHSAL_DATA)")
-    parser.add_argument("--out", type=Path, default=Path("data/results"), help="where half_pixel.json goes")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--limit", type=int, default=500, help="measure on so many images (default: %(default)s)")
-    parser.add_argument("--insert", type=int, default=100, help="insertion on so many of these (default: %(default)s)")
-    arguments = parser.parse_args(argv)
+    counts = {"limit": (500, "measure on so many images"), "insert": (100, "insertion on so many of these")}
+    arguments = options("half_pixel", __doc__, argv, **counts)
     model = load_model("tiny_resnet").to(arguments.device).to(memory_format=torch.channels_last)
     images, _ = tiny_imagenet.load_split("val", arguments.data, arguments.limit)
     boxes = tiny_imagenet.load_boxes("val", arguments.data, arguments.limit)
@@ -257,15 +250,8 @@ def main(argv: list[str] | None = None) -> None:
     layers = described(model, normalize(images[:1].to(arguments.device).float() / 255))
     strides = {name: layer.stride[0] for name, layer in layers.items()}
     found = list(rows(values, accumulated(layers), strides))
-    record = {
-        **provenance("smoothsal_lib.experiments.half_pixel", arguments.device),
-        "model": "tiny_resnet",
-        "data": "tiny-imagenet-100, validation",
-        "images": len(images),
-        "insertion_steps": STEPS,
-        "pointing_game_tolerance": TOLERANCE * images.shape[2],
-    }
-    write(arguments.out / "half_pixel.json", record, found)
+    tolerance = TOLERANCE * images.shape[2]
+    save(arguments, len(images), found, insertion_steps=STEPS, pointing_game_tolerance=tolerance)
     for row in found:
         case = f"{row['network']:13} {row['method']:8} {row['layer']:8}"
         if row["measure"] == "shift" and row["against"] == "none":

@@ -5,11 +5,9 @@ python -m smoothsal_lib.experiments.low_pass --data FOLDER --out data/results
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +15,7 @@ from torch.fx.experimental.optimization import fuse
 from tqdm.auto import tqdm
 
 from smoothsal_lib.datasets import tiny_imagenet
-from smoothsal_lib.evaluate import write
+from smoothsal_lib.experiments.command import options, save
 from smoothsal_lib.experiments.estimate import estimate
 from smoothsal_lib.explain import explain
 from smoothsal_lib.extract import resize_map, saliency_map
@@ -27,7 +25,6 @@ from smoothsal_lib.layers import HiddenLayer, hidden_layers
 from smoothsal_lib.metrics import checkerboard_energy, deletion, insertion, total_variation
 from smoothsal_lib.metrics.localisation import energy_in_box, pointing_game
 from smoothsal_lib.models import load_model, load_surrogate, normalize
-from smoothsal_lib.record import provenance
 
 METHODS = ("gradient", "deeplift")
 LAYERS = ("layer1.1", "layer2.1", "layer3.1")  # what the strided convolutions are fed
@@ -189,13 +186,8 @@ def rows(measured: Mapping[tuple[str, str, Candidate], Values]) -> Iterator[dict
 
 def main(argv: list[str] | None = None) -> None:
     """The command line; ``--help`` lists the options."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, help="folder with tiny-imagenet-100 (default: $SMOOTHSAL_DATA)")
-    parser.add_argument("--out", type=Path, default=Path("data/results"), help="where low_pass.json goes")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--limit", type=int, default=200, help="how many images")
-    parser.add_argument("--steps", type=int, default=10, help="of insertion and deletion")
-    arguments = parser.parse_args(argv)
+    counts = {"limit": (200, "measure on so many images"), "steps": (10, "of insertion and deletion")}
+    arguments = options("low_pass", __doc__, argv, **counts)
     model = load_model("tiny_resnet").to(arguments.device)
     repairs = {
         NONE: None,
@@ -206,17 +198,11 @@ def main(argv: list[str] | None = None) -> None:
     images, _ = tiny_imagenet.load_split("val", arguments.data, arguments.limit)
     boxes = tiny_imagenet.load_boxes("val", arguments.data, arguments.limit)
     measured = measure(model, images, boxes, repairs, arguments.steps)
-    command = f"smoothsal_lib.experiments.low_pass --limit {arguments.limit} --steps {arguments.steps}"
-    record = {
-        **provenance(command, arguments.device),
-        "model": "tiny_resnet",
-        "data": "tiny-imagenet-100, validation",
-        "images": len(images),
-        "steps": arguments.steps,
+    facts = {
         "scored_on": "the original network, in bfloat16",
         "tuning": f"cut-off of the best {TUNED_BY} on the other half of the images",
     }
-    write(arguments.out / "low_pass.json", record, list(rows(measured)))
+    save(arguments, len(images), list(rows(measured)), steps=arguments.steps, **facts)
 
 
 if __name__ == "__main__":

@@ -5,15 +5,13 @@ python -m smoothsal_lib.experiments.recalibration --data FOLDER --out data/resul
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from smoothsal_lib.datasets import tiny_imagenet
-from smoothsal_lib.evaluate import write
+from smoothsal_lib.experiments.command import options, save
 from smoothsal_lib.experiments.estimate import estimate
 from smoothsal_lib.explain import explain
 from smoothsal_lib.fixes import Fix
@@ -21,7 +19,6 @@ from smoothsal_lib.fixes.recalibration import recalibrate
 from smoothsal_lib.metrics.fidelity import accuracy, agreement, prediction_difference
 from smoothsal_lib.metrics.noise import checkerboard_energy, total_variation
 from smoothsal_lib.models import load_model, normalize
-from smoothsal_lib.record import provenance
 from smoothsal_lib.training.fidelity import all_logits
 
 FIXES = {"none": None, "forward": "forward", "forward:paper": "forward:paper"}
@@ -90,24 +87,14 @@ def measure(model: nn.Module, pool: Tensor, images: Tensor, labels: Tensor, maps
 
 def main(argv: list[str] | None = None) -> None:
     """The command line; ``--help`` lists the options."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, help="folder with tiny-imagenet-100 (default: $SMOOTHSAL_DATA)")
-    parser.add_argument("--out", type=Path, default=Path("data/results"), help="where recalibration.json goes")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--limit", type=int, help="measure on so many images only")
-    parser.add_argument("--maps", type=int, default=500, help="measure the maps of so many of these")
-    arguments = parser.parse_args(argv)
+    counts = {"limit": (None, "measure on so many images"), "maps": (500, "measure the maps of so many of these")}
+    arguments = options("recalibration", __doc__, argv, **counts)
     model = load_model("tiny_resnet").to(arguments.device)
     pool, _ = tiny_imagenet.load_split("train", arguments.data, 2 * max(SEEDS))
     images, labels = tiny_imagenet.load_split("val", arguments.data, arguments.limit)
     rows = list(measure(model, pool, images, labels, arguments.maps))
-    record = {
-        **provenance("smoothsal_lib.experiments.recalibration", arguments.device),
-        "model": "tiny_resnet",
-        "data": "tiny-imagenet-100: training split, without labels, to re-estimate; validation to measure",
-        "images": len(images),
-    }
-    write(arguments.out / "recalibration.json", record, rows)
+    data = "tiny-imagenet-100: training split, without labels, to re-estimate; validation to measure"
+    save(arguments, len(images), rows, data=data)
     for row in rows:
         if row["layer"] == "output":
             case = f"{row['fix']:14} {row['reestimated_from']:5} {row['measure']:22}"

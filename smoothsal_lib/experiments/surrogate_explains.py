@@ -11,10 +11,8 @@ of the original for its second class, and for another image.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +20,8 @@ from tqdm.auto import tqdm
 
 from smoothsal_lib.capture import record_activations
 from smoothsal_lib.datasets import tiny_imagenet
-from smoothsal_lib.evaluate import OUTPUT, logits_of, write
+from smoothsal_lib.evaluate import OUTPUT, logits_of
+from smoothsal_lib.experiments.command import options, save
 from smoothsal_lib.experiments.estimate import estimate
 from smoothsal_lib.explain import explain
 from smoothsal_lib.extract import saliency_map
@@ -32,7 +31,6 @@ from smoothsal_lib.metrics.fidelity import agreement, prediction_difference, pro
 from smoothsal_lib.metrics.sanity import random_maps
 from smoothsal_lib.metrics.similarity import rank_correlation
 from smoothsal_lib.models import load_model, load_surrogate, normalize
-from smoothsal_lib.record import provenance
 
 METHODS = ("gradient", "deeplift")
 LAYERS = ("layer1.1", "layer2.1", "layer3.1", "layer4.0")  # what the strided convolutions are fed; and no stride above
@@ -267,30 +265,20 @@ def relations(measured: Values) -> Iterator[dict[str, object]]:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line; ``--help`` lists the options."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, help="folder with tiny-imagenet-100 (default: $SMOOTHSAL_DATA)")
-    parser.add_argument("--out", type=Path, default=Path("data/results"), help="where surrogate_explains.json goes")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--limit", type=int, default=1000, help="measure on so many images (default: %(default)s)")
-    parser.add_argument("--score", type=int, default=200, help="insertion, deletion on so many (default: %(default)s)")
-    arguments = parser.parse_args(argv)
+    counts = {"limit": (1000, "measure on so many images"), "score": (200, "insertion and deletion on so many")}
+    arguments = options("surrogate_explains", __doc__, argv, **counts)
     model = load_model("tiny_resnet").to(arguments.device).to(memory_format=torch.channels_last)
     surrogate = load_surrogate("tiny_resnet").to(arguments.device).to(memory_format=torch.channels_last)
     images, labels = tiny_imagenet.load_split("val", arguments.data, arguments.limit)
     measured = measure(model, surrogate, images[dealt(labels)], arguments.score)
     found = list(rows(measured))
-    command = f"smoothsal_lib.experiments.surrogate_explains --limit {arguments.limit} --score {arguments.score}"
-    record = {
-        **provenance(command, arguments.device),
-        "model": "tiny_resnet",
-        "data": "tiny-imagenet-100, validation",
-        "images": len(images),
+    facts = {
         "scored": min(arguments.score, len(images)),
         "steps": STEPS,
         "scored_in": "bfloat16",
         "explained": "the class that the original network predicts",
     }
-    write(arguments.out / "surrogate_explains.json", record, found)
+    save(arguments, len(images), found, **facts)
     for row in found:
         case = f"{row['group']:17} {row.get('method', ''):8} {row['layer']:8} {row['measure']:26}"
         if "with" in row:
