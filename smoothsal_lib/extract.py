@@ -52,6 +52,10 @@ def resize_map(maps: Tensor, size: tuple[int, int], layer: HiddenLayer | None = 
     ``layer.stride`` say and interpolates linearly between; outside the outermost units their values are repeated. Where
     the offset is (s - 1) / 2, it equals ``"bilinear"``.
 
+    This is the geometry of kernels, strides and paddings, and exact for random weights. A trained unit may have learnt
+    to look elsewhere; chapter 9 of the book measures by how much, with
+    :func:`smoothsal_lib.metrics.locality.effective_receptive_field`. Put what it finds into ``layer.offset``.
+
     Args:
         maps: (N, h, w), the maps M of one layer.
         size: (H, W) of the picture that the network was given.
