@@ -32,6 +32,7 @@ from smoothsal_lib.extract import resize_map
 from smoothsal_lib.layers import HiddenLayer
 from smoothsal_lib.metrics.faithfulness import Curves
 from smoothsal_lib.metrics.noise import power_spectrum
+from smoothsal_lib.models import IMAGENET_MEAN, IMAGENET_STD
 
 STYLE = Path(__file__).with_name("book.mplstyle")
 SIGNED, UNSIGNED, OVERLAID, SPECTRAL, COUNTS = "RdBu_r", "viridis", "YlOrRd", "magma", "Blues"
@@ -47,6 +48,7 @@ WIDEST_PANEL = 2.6
 GAP = 0.09
 LINE = 0.2
 BAR = 0.75
+LETTER, HANDLE = 0.075, 0.6  # of a legend
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,27 @@ def maps(
         figure = _draw(rows, labels, limits, signed, zoom, label if colorbar else None)
         _note(figure, _clipping(percentile), _scales(limits, shared_scale))
     return figure
+
+
+def pictures(images: Row) -> Figure:
+    """What the network is given, side by side and in colour.
+
+    Args:
+        images: ``{title: image}``, each (3, H, W) or (1, 3, H, W), normalised as :func:`smoothsal_lib.load_photo`
+            returns them. Colours that no photograph has are clipped.
+
+    Raises:
+        ValueError: for images of another shape, or for none.
+    """
+    panels = {}
+    for title, image in _not_empty(images).items():
+        if image.shape[-3:-2] != (3,) or image.ndim not in (3, 4) or image.shape[:-3].numel() != 1:
+            raise ValueError(f"image {title!r} has the shape {tuple(image.shape)}: expected (3, H, W) or (1, 3, H, W)")
+        values = image.detach().cpu().reshape(3, *image.shape[-2:])
+        colours = values * torch.tensor(IMAGENET_STD).view(3, 1, 1) + torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
+        panels[title] = _Panel(np.asarray(colours.clamp(0, 1).permute(1, 2, 0)))
+    with _style():
+        return _draw([panels], None, {}, False, None, None)
 
 
 def overlay(
@@ -221,7 +244,7 @@ def profile(maps: Row, mark: float | Sequence[float] = 0.5) -> Figure:
         ax.set_xticks(ticks, [str(Fraction(tick).limit_denominator(64)) for tick in ticks])
         ax.set(yscale="log", xlim=(0, 0.505), xlabel="horizontal frequency (cycles per pixel)")
         ax.set_ylabel("power / white noise")
-        _legend(ax, len(maps))
+        _legend(ax)
         figure.tight_layout()
     return _full_width(figure)
 
@@ -263,6 +286,7 @@ def by_layer(
     values: Mapping[str, Mapping[str, float | Tensor]],
     ylabel: str,
     errors: Mapping[str, Mapping[str, float]] | None = None,
+    xlabel: str = "",
 ) -> Figure:
     """One line a fix, one point a layer; or what else the columns and rows of a table are.
 
@@ -271,6 +295,7 @@ def by_layer(
             number an image, drawn as mean and standard deviation.
         ylabel: what the values are.
         errors: standard errors of numbers, a table of the same form; what is missing gets no bar.
+        xlabel: what the rows are, where they are not layers.
 
     Raises:
         ValueError: for no values.
@@ -290,14 +315,14 @@ def by_layer(
             ax.errorbar(x, [float(n.mean()) for n in numbers], spread, label=fix, **style)
         rotation = 30 if sum(map(len, layers)) > 80 else 0
         ax.set_xticks(range(len(layers)), layers, rotation=rotation, ha="right" if rotation else "center")
-        ax.set(ylabel=ylabel + (", mean ± s.e." if errors is not None else ", mean ± std" if many else ""))
+        ax.set(xlabel=xlabel, ylabel=ylabel + (", mean ± s.e." if errors is not None else ", mean ± std" if many else ""))
         if ax.get_ylim()[0] < 0:
             ax.axhline(0, color="0.6", lw=0.7, zorder=0)
         else:
             ax.set_ylim(bottom=0)
         ax.grid(axis="y", color="0.9", lw=0.7)
         ax.set_axisbelow(True)
-        _legend(ax, len(values))
+        _legend(ax)
         figure.tight_layout()
     return _full_width(figure)
 
@@ -547,10 +572,13 @@ def _full_width(figure: Figure) -> Figure:
     return figure
 
 
-def _legend(ax: Axes, entries: int) -> None:
-    """Above the axes, in one line; none for a single line."""
-    if entries > 1:
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(entries, 4), borderaxespad=0.2, handlelength=1.6)
+def _legend(ax: Axes) -> None:
+    """Above the axes, in as few lines as fit; none for a single entry."""
+    labels = ax.get_legend_handles_labels()[1]
+    columns = next(n for n in (4, 3, 2, 1) if n == 1 or n * (max(map(len, labels)) * LETTER + HANDLE) < WIDTH - 0.8)
+    if len(labels) > 1:
+        style: dict[str, Any] = {"borderaxespad": 0.2, "handlelength": 1.6}
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(len(labels), columns), **style)
 
 
 def _norm(limit: float, signed: bool) -> Normalize:

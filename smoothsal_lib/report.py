@@ -183,7 +183,7 @@ def _cells(
     if not table:
         raise ValueError("nothing to show: got an empty table")
     rows = list(dict.fromkeys(row for column in table.values() for row in column))
-    form = f".{digits}{'%' if percent else 'f'}"
+    form = f"z.{digits}{'%' if percent else 'f'}"  # z: no minus before what rounds to zero
     return rows, {
         name: [format(column[row], form) if row in column else "-" for row in rows] for name, column in table.items()
     }

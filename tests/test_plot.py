@@ -13,6 +13,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from smoothsal_lib import plot
+from smoothsal_lib.datasets.photos import load_photo
 from smoothsal_lib.layers import HiddenLayer
 from smoothsal_lib.metrics.faithfulness import Curves
 from smoothsal_lib.metrics.noise import power_spectrum
@@ -232,10 +233,18 @@ def test_by_layer_draws_numbers_and_spreads():
     np.testing.assert_allclose(bars.get_segments()[0][:, 1], [2 - 2**0.5, 2 + 2**0.5])
     assert ax.get_ylabel() == "total variation, mean ± std"
 
-    (ax,) = plot.by_layer({"none": {"l1": 2.0, "l2": -1.0}}, "change", errors={"none": {"l1": 0.5}}).axes
+    changes = {"none": {"l1": 2.0, "l2": -1.0}}
+    (ax,) = plot.by_layer(changes, "change", errors={"none": {"l1": 0.5}}, xlabel="stage").axes
     bars = ax.containers[0].lines[2][0].get_segments()
     np.testing.assert_allclose([bar[:, 1] for bar in bars], [[1.5, 2.5], [-1, -1]])
     assert ax.get_ylabel() == "change, mean ± s.e." and ax.get_ylim()[0] < -1
+    assert ax.get_xlabel() == "stage"
+
+
+def test_pictures_are_the_photograph_again():
+    x, photo = load_photo("chelsea", size=32)
+    (panel,) = panels(plot.pictures({"x": x}))
+    np.testing.assert_allclose(shown(panel), photo / 255, atol=1 / 255)
 
 
 def test_curves_are_means_over_images_with_their_mean_area():
@@ -256,6 +265,8 @@ FIGURES = {
     "spectrum": lambda: plot.spectrum({str(i): power_spectrum(torch.randn(16, 16)) for i in range(6)}),
     "profile": lambda: plot.profile({"a": torch.randn(16, 16), "b": torch.randn(16, 16)}, mark=(1 / 8, 1 / 4)),
     "taps": lambda: plot.taps([(3, 2), (1, 2), (2, 2), (3, 3), (3, 1)]),
+    "long legend": lambda: plot.by_layer({f"a rather long name, number {i}": {"layer1": 2.0} for i in range(5)}, "y"),
+    "pictures": lambda: plot.pictures({"x": torch.randn(3, 8, 8), "y": torch.randn(1, 3, 8, 8)}),
     "curves": lambda: plot.curves({f"layer{i}": CURVES for i in range(8)}),
     "by_layer": lambda: plot.by_layer({"a": {f"layer{i}": float(i) for i in range(8)}, "b": {"layer1": 2.0}}, "y"),
 }
@@ -319,6 +330,8 @@ def test_titles_do_not_overlap(name: str):
         (lambda: plot.taps([(3, 0)]), r"^expected pairs \(kernel size, stride\) of positive numbers"),
         (lambda: plot.by_layer({}, "y"), "^nothing to draw"),
         (lambda: plot.curves({}), "^nothing to draw"),
+        (lambda: plot.pictures({}), "^nothing to draw"),
+        (lambda: plot.pictures({"a": torch.zeros(2, 3, 4, 4)}), r"^image 'a' has the shape \(2, 3, 4, 4\): expected"),
     ],
 )
 def test_bad_input_is_one_line(draw, message: str):

@@ -85,6 +85,7 @@ def test_text_and_markdown():
         "layer2       1.0         -",
     ]
     assert markdown(table, 1).splitlines()[-1] == "| layer2 | 1.0 | - |"
+    assert text({"a": {"x": -0.001}}).split() == ["a", "x", "0.00"]
     assert text({"a b": {"x": 0.5}}, 1, percent=True).splitlines()[1].split() == ["x", "50.0%"]
 
 
