@@ -315,7 +315,8 @@ def by_layer(
             ax.errorbar(x, [float(n.mean()) for n in numbers], spread, label=fix, **style)
         rotation = 30 if sum(map(len, layers)) > 80 else 0
         ax.set_xticks(range(len(layers)), layers, rotation=rotation, ha="right" if rotation else "center")
-        ax.set(xlabel=xlabel, ylabel=ylabel + (", mean ± s.e." if errors is not None else ", mean ± std" if many else ""))
+        bars = ", mean ± s.e." if errors is not None else ", mean ± std" if many else ""
+        ax.set(xlabel=xlabel, ylabel=ylabel + bars)
         if ax.get_ylim()[0] < 0:
             ax.axhline(0, color="0.6", lw=0.7, zorder=0)
         else:
