@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from math import floor, log10
+from math import ceil, floor, log10
 from pathlib import Path
 from typing import Any, Literal
 
@@ -578,8 +578,9 @@ def _legend(ax: Axes) -> None:
     labels = ax.get_legend_handles_labels()[1]
     columns = next(n for n in (4, 3, 2, 1) if n == 1 or n * (max(map(len, labels)) * LETTER + HANDLE) < WIDTH - 0.8)
     if len(labels) > 1:
+        lines = ceil(len(labels) / columns)
         style: dict[str, Any] = {"borderaxespad": 0.2, "handlelength": 1.6}
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(len(labels), columns), **style)
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=ceil(len(labels) / lines), **style)
 
 
 def _norm(limit: float, signed: bool) -> Normalize:

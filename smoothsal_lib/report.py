@@ -9,7 +9,9 @@ import argparse
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from smoothsal_lib.embedded import data_folder
@@ -34,8 +36,12 @@ class Results:
 
     @property
     def source(self) -> str:
-        """One line a file that says where the numbers come from."""
-        return "\n".join(f"{one['images']} images of {one['data']}: {one['command']}" for one in self.records)
+        """Where the numbers come from: for each file the images, and below them the command that measured them."""
+        wrap = partial(fill, width=78, initial_indent="  ", subsequent_indent="      ", break_long_words=False)
+        return "\n".join(
+            f"{one['images']} images of {one['data']}:\n{wrap(one['command'], break_on_hyphens=False)}"
+            for one in self.records
+        )
 
     @property
     def axes(self) -> list[str]:

@@ -34,7 +34,9 @@ def file(tmp_path):
 def test_load_and_source(file):
     assert load(file) == RESULTS
     assert len(load(file, file).rows) == 2 * len(ROWS)
-    assert RESULTS.source == "4 images of four pictures: python -m smoothsal_lib evaluate --out x.json"
+    assert RESULTS.source == "4 images of four pictures:\n  python -m smoothsal_lib evaluate --out x.json"
+    long = Results([{**RECORD, "command": "python " + "--some-option " * 10}], ROWS).source.split("\n")
+    assert len(long) == 3 and max(map(len, long)) <= 78 and long[2].startswith("      --some-option")
 
 
 def test_tables():
