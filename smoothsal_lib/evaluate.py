@@ -29,7 +29,7 @@ from smoothsal_lib.layers import INPUT, HiddenLayer, check_output, hidden_layers
 from smoothsal_lib.ledger import Ledger
 from smoothsal_lib.metrics import checkerboard_energy, deletion, insertion, road, total_variation
 from smoothsal_lib.metrics.fidelity import accuracy, agreement, prediction_difference
-from smoothsal_lib.metrics.localisation import box_share, energy_in_box, pointing_game
+from smoothsal_lib.metrics.localisation import TOLERANCE, box_share, energy_in_box, pointing_game
 from smoothsal_lib.metrics.sanity import cascade, class_sensitivity, random_maps, randomised
 from smoothsal_lib.metrics.similarity import rank_correlation, ssim
 from smoothsal_lib.models import EMBEDDED, load_model, load_surrogate
@@ -155,12 +155,13 @@ def evaluate(
             with randomised(model, stages[stage], plan.seed) if stages[stage] else nullcontext():
                 attributions = _attributions(plan, model, x, target, layers, method, fixes[fix])
             values = _measured(plan, model, x, target, attributions, fixes[fix])
-            maps = {name: saliency_map(attribution) for name, attribution in attributions.items()}
             if benchmark.boxes is not None:
-                values |= _localised(plan, maps, benchmark.boxes[batches[number]].to(device), x, listed)
+                values |= _localised(plan, attributions, benchmark.boxes[batches[number]].to(device), x, listed)
             if any(measure in SIMILARITY for measure in plan.measures):
                 if method not in references:
-                    references[method] = _attributions(plan, model, x, target, layers, method, None)
+                    here = stage == TRAINED and fixes[fix] is None
+                    plain = attributions if here else _attributions(plan, model, x, target, layers, method, None)
+                    references[method] = plain
                 values |= _compared(plan, attributions, references[method], x, listed)
             if stage == TRAINED and method in METHODS and "class_sensitivity" in plan.measures:
                 sensitivity = class_sensitivity(model, x, layers, method, fixes[fix])
@@ -276,18 +277,18 @@ def _measured(
 
 
 def _localised(
-    plan: Plan, maps: Mapping[str, Tensor], boxes: Tensor, x: Tensor, listed: Mapping[str, HiddenLayer]
+    plan: Plan, attributions: Mapping[str, Tensor], boxes: Tensor, x: Tensor, listed: Mapping[str, HiddenLayer]
 ) -> Values:
     """The measures that need the objects' boxes."""
     size = (x.shape[2], x.shape[3])
-    tolerance = 15 / 224 * min(size)  # 15 pixels where the literature has them, in pictures of 224
+    tolerance = TOLERANCE * min(size)
     measures: dict[str, Callable[[Tensor], Tensor]] = {
         "pointing_game": lambda one: pointing_game(one, boxes, tolerance),
         "energy_in_box": lambda one: energy_in_box(one, boxes),
     }
     found: Values = {name: {} for name in measures if name in plan.measures}
-    for name, one in maps.items() if found else ():
-        overlay = _on_picture(name, one, size, listed)
+    for name, attribution in attributions.items() if found else ():
+        overlay = _on_picture(name, saliency_map(attribution), size, listed)
         for measure in found:
             found[measure][name] = _numbers(measures[measure](overlay))
     if "box_share" in plan.measures:  # what a map would score that says nothing

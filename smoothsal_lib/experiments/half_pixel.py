@@ -26,13 +26,12 @@ from smoothsal_lib.fixes import Fix
 from smoothsal_lib.fixes.backward import GradientBlur
 from smoothsal_lib.layers import INPUT, HiddenLayer, hidden_layers
 from smoothsal_lib.metrics.faithfulness import insertion
-from smoothsal_lib.metrics.localisation import energy_in_box, pointing_game
+from smoothsal_lib.metrics.localisation import TOLERANCE, energy_in_box, pointing_game
 from smoothsal_lib.metrics.locality import shift
 from smoothsal_lib.models import load_model, normalize
 
 METHODS = ("gradient", "deeplift")
 TRAINED, LINEAR = "trained", "linear"
-TOLERANCE = 15 / 224  # of the pointing game, as a share of the picture's side
 STEPS = 14  # of insertion
 LINEAR_CLASSES, LINEAR_SIZE = 4, 256
 # What each comparison holds fixed but for one thing: (fix, compared with).

@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 
 from smoothsal_lib.capture import record_activations
 from smoothsal_lib.datasets import tiny_imagenet
+from smoothsal_lib.evaluate import OUTPUT, TRAINED
 from smoothsal_lib.experiments.command import options, save
 from smoothsal_lib.experiments.estimate import estimate
 from smoothsal_lib.explain import explain
@@ -34,12 +35,12 @@ from smoothsal_lib.extract import RESIZINGS, resize_map, saliency_map
 from smoothsal_lib.fixes import smoothed
 from smoothsal_lib.fixes.recalibration import recalibrate
 from smoothsal_lib.layers import HiddenLayer, hidden_layers
-from smoothsal_lib.metrics.localisation import box_share, energy_in_box, pointing_game
+from smoothsal_lib.metrics.localisation import TOLERANCE, box_share, energy_in_box, pointing_game
 from smoothsal_lib.metrics.locality import Field, effective_receptive_field, occlusion_response, shift
 from smoothsal_lib.metrics.sanity import randomised
 from smoothsal_lib.models import load_model, normalize
 
-TRAINED, RANDOM, NORMALISED = "trained", "random", "random, normalised"
+RANDOM, NORMALISED = "random", "random, normalised"
 WEIGHTS = (TRAINED, RANDOM, NORMALISED)
 POINT, UNIFORM = "point", "uniform"  # what the fields stand beside
 MEASURED = "measured"
@@ -59,8 +60,6 @@ OVERLAYS = {  # name: method and reduction of channels
     "grad_cam": ("grad_cam", "mean"),
 }
 FIX = "backward"
-OUTPUT = "output"  # stands for the layer where there is no map
-TOLERANCE = 15 / 224  # of the pointing game, as a share of the picture's side
 
 
 @dataclass(frozen=True)

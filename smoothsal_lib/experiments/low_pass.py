@@ -23,7 +23,7 @@ from smoothsal_lib.filters import low_pass
 from smoothsal_lib.fixes import Fix
 from smoothsal_lib.layers import HiddenLayer, hidden_layers
 from smoothsal_lib.metrics import checkerboard_energy, deletion, insertion, total_variation
-from smoothsal_lib.metrics.localisation import energy_in_box, pointing_game
+from smoothsal_lib.metrics.localisation import TOLERANCE, energy_in_box, pointing_game
 from smoothsal_lib.models import load_model, load_surrogate, normalize
 
 METHODS = ("gradient", "deeplift")
@@ -31,7 +31,6 @@ LAYERS = ("layer1.1", "layer2.1", "layer3.1")  # what the strided convolutions a
 CUTOFFS = {"gaussian": (0.35, 0.22, 0.14, 0.09), "ideal": (0.22, 0.14)}  # cycles per pixel of the layer
 NONE = "none"
 TUNED_BY = "insertion_minus_deletion"
-TOLERANCE = 15 / 224 * 64  # the pointing game's, in pixels
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ def _appearance(attribution: Tensor, layer: HiddenLayer, x: Tensor, boxes: Tenso
     return {
         "total_variation": total_variation(attribution).cpu(),
         "checkerboard_energy": checkerboard_energy(attribution).cpu(),
-        "pointing_game": pointing_game(overlay, boxes, TOLERANCE).cpu(),
+        "pointing_game": pointing_game(overlay, boxes, TOLERANCE * x.shape[2]).cpu(),
         "energy_in_box": energy_in_box(overlay, boxes).cpu(),
     }
 
