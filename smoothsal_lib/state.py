@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def check_model(model: nn.Module) -> nn.Module:
@@ -38,3 +39,35 @@ def preserved(model: nn.Module) -> Iterator[None]:
         finally:
             for module, training in flags:
                 module.training = training
+
+
+def own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The parameters and buffers of the module itself, by name; a tensor with two names comes twice."""
+    return chain(
+        module.named_parameters(recurse=False, remove_duplicate=False),
+        module.named_buffers(recurse=False, remove_duplicate=False),
+    )
+
+
+@contextmanager
+def replaced(model: nn.Module, versions: Iterable[tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Inside the block, other tensors stand in the places of some parameters and buffers.
+
+    The original tensors are set aside, never written to: on every exit they return, the same objects with the same
+    values, version counters and ``.grad``. A tied tensor is replaced wherever the network uses it.
+
+    Args:
+        model: the network.
+        versions: pairs (original, replacement); a parameter needs a parameter.
+    """
+    pairs = list(versions)
+    replacement = {id(original): other for original, other in pairs}
+    places = [(module, name, tensor) for module in model.modules() for name, tensor in own_tensors(module)]
+    places = [place for place in places if id(place[2]) in replacement]
+    try:
+        for module, name, original in places:
+            setattr(module, name, replacement[id(original)])
+        yield
+    finally:
+        for module, name, original in places:
+            setattr(module, name, original)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
-from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from smoothsal_lib.extract import saliency_map
 from smoothsal_lib.fixes import Fix, smoothed
 from smoothsal_lib.layers import check_images, check_output
 from smoothsal_lib.metrics.similarity import rank_correlation
-from smoothsal_lib.state import check_model, preserved
+from smoothsal_lib.state import check_model, own_tensors, preserved, replaced
 
 
 @contextmanager
@@ -50,17 +49,11 @@ def randomised(model: nn.Module, modules: str | Iterable[str], seed: int = 0) ->
             parameter.
     """
     chosen = _with_descendants(model, modules)
-    originals = {id(tensor): tensor for module in chosen for _, tensor in _own(module)}
-    if not any(isinstance(tensor, nn.Parameter) for tensor in originals.values()):
+    originals = list({id(tensor): tensor for module in chosen for _, tensor in own_tensors(module)}.values())
+    if not any(isinstance(tensor, nn.Parameter) for tensor in originals):
         raise ValueError(f"{modules!r} of this {type(model).__name__} hold no parameters to randomise")
-    # Where these tensors are used, in the whole network: a tied one may also belong to a module that was not named.
-    places = [(module, name, id(tensor)) for module in model.modules() for name, tensor in _own(module)]
-    places = [place for place in places if place[2] in originals]
-    try:
-        _install(places, _random_versions(chosen, places, originals, seed))
+    with replaced(model, _random_versions(model, chosen, originals, seed)):
         yield model
-    finally:
-        _install(places, originals)
 
 
 def _with_descendants(model: nn.Module, modules: str | Iterable[str]) -> list[nn.Module]:
@@ -77,35 +70,24 @@ def _with_descendants(model: nn.Module, modules: str | Iterable[str]) -> list[nn
     return list(found)
 
 
-def _own(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The parameters and buffers that belong to the module itself, by name; a tensor with two names comes twice."""
-    return chain(
-        module.named_parameters(recurse=False, remove_duplicate=False),
-        module.named_buffers(recurse=False, remove_duplicate=False),
-    )
-
-
-def _install(places: list[tuple[nn.Module, str, int]], tensors: dict[int, Tensor]) -> None:
-    for module, name, key in places:
-        setattr(module, name, tensors[key])
-
-
 def _random_versions(
-    chosen: list[nn.Module], places: list[tuple[nn.Module, str, int]], originals: dict[int, Tensor], seed: int
-) -> dict[int, Tensor]:
-    """A random version of every tensor, on the tensor's device; meanwhile copies on the CPU stand in their places."""
+    model: nn.Module, chosen: list[nn.Module], originals: list[Tensor], seed: int
+) -> list[tuple[Tensor, Tensor]]:
+    """Every tensor with a random version on its device; meanwhile copies on the CPU stand in their places."""
     with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        copies = [_like(tensor, tensor.detach().cpu().clone()) for tensor in originals]
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also set the generators of all GPUs
-        copies = {key: _like(tensor, tensor.detach().cpu().clone()) for key, tensor in originals.items()}
-        _install(places, copies)
-        for module in chosen:
-            if callable(reset := getattr(module, "reset_parameters", None)):
-                reset()
-        for key, original in originals.items():
-            copy = copies[key]
+        with replaced(model, zip(originals, copies, strict=True)):
+            for module in chosen:
+                if callable(reset := getattr(module, "reset_parameters", None)):
+                    reset()
+        for copy, original in zip(copies, originals, strict=True):
             if isinstance(copy, nn.Parameter) and torch.equal(copy, original.cpu()):
                 copy.copy_(copy.flatten()[torch.randperm(copy.numel())].view_as(copy))
-        return {key: _like(original, copies[key].detach().to(original.device)) for key, original in originals.items()}
+        return [
+            (original, _like(original, copy.detach().to(original.device)))
+            for original, copy in zip(originals, copies, strict=True)
+        ]
 
 
 def _like(original: Tensor, values: Tensor) -> Tensor:
