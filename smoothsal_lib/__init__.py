@@ -12,13 +12,15 @@ import importlib
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
-from smoothsal_lib import fixes, rules
+from smoothsal_lib import fixes, rules, sampling
 from smoothsal_lib.capture import Capture, capture
+from smoothsal_lib.contributions import ExtractAggregate, extract_aggregate
 from smoothsal_lib.datasets.photos import load_photo, photo_names
 from smoothsal_lib.explain import METHODS, explain
-from smoothsal_lib.extract import saliency_map
+from smoothsal_lib.extract import capped, saliency_map, times_image
 from smoothsal_lib.fixes import Surrogate, fit_surrogate, smoothed
 from smoothsal_lib.layers import HiddenLayer, hidden_layers, pooling_layers, strided_layers
+from smoothsal_lib.meta import MetaStep
 from smoothsal_lib.metrics import checkerboard_energy, deletion, insertion, power_spectrum, total_variation
 from smoothsal_lib.models import load_model, load_surrogate, top_classes
 
@@ -30,13 +32,17 @@ except PackageNotFoundError:  # imported from a folder that was never installed
 __all__ = [
     "METHODS",
     "Capture",
+    "ExtractAggregate",
     "HiddenLayer",
+    "MetaStep",
     "Surrogate",
+    "capped",
     "capture",
     "checkerboard_energy",
     "deletion",
     "exercises",
     "explain",
+    "extract_aggregate",
     "fit_surrogate",
     "fixes",
     "hidden_layers",
@@ -51,8 +57,10 @@ __all__ = [
     "report",
     "rules",
     "saliency_map",
+    "sampling",
     "smoothed",
     "strided_layers",
+    "times_image",
     "top_classes",
     "total_variation",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,9 @@ from torch.autograd.graph import get_gradient_edge
 
 from smoothsal_lib.layers import INPUT, Record, as_leaf, check_images, check_output, explainable, resolve, trace
 from smoothsal_lib.state import preserved
+
+Layers = str | nn.Module | Iterable[str | nn.Module]
+Target = int | Sequence[int] | Tensor | None
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,8 @@ class Capture:
 def capture(
     model: nn.Module,
     x: Tensor,
-    layers: str | nn.Module | Iterable[str | nn.Module] = "all",
-    target: int | Sequence[int] | Tensor | None = None,
+    layers: Layers = "all",
+    target: Target = None,
     rule: AbstractContextManager[Any] | None = None,
     activations: bool = True,
 ) -> Capture:
@@ -56,7 +59,7 @@ def capture(
         TypeError, ValueError: for bad images, layers or targets, each with the offending value.
     """
     with preserved(model), torch.inference_mode(False), torch.enable_grad():
-        logits, records = _run(model, x, layers, rule, activations)
+        logits, records = forward(model, x, layers, rule, activations)
         target = check_target(target, logits)
         score = logits.gather(1, target[:, None]).sum()
         gradients = torch.autograd.grad(score, [record.edge for record in records.values()], allow_unused=True)
@@ -70,23 +73,39 @@ def capture(
 def record_activations(
     model: nn.Module,
     x: Tensor,
-    layers: str | nn.Module | Iterable[str | nn.Module] = "all",
+    layers: Layers = "all",
     rule: AbstractContextManager[Any] | None = None,
 ) -> dict[str, Tensor]:
     """``{layer: x^l}``, each (N, C, H, W), from one forward pass; the arguments are those of :func:`capture`."""
     with preserved(model), torch.inference_mode(False), torch.enable_grad():
-        _, records = _run(model, x, layers, rule, activations=True)
+        _, records = forward(model, x, layers, rule, activations=True)
     return {name: record.value for name, record in records.items()}
 
 
-def _run(
+def logits_of(model: nn.Module, x: Tensor) -> Tensor:
+    """Logits (N, classes) of images (N, C, H, W) in evaluation mode, without a graph."""
+    with preserved(model), torch.no_grad():
+        return check_output(model(x.clone()))  # a network may begin with a layer that works in place
+
+
+def forward(
     model: nn.Module,
     x: Tensor,
-    layers: str | nn.Module | Iterable[str | nn.Module],
+    layers: Layers,
     rule: AbstractContextManager[Any] | None,
     activations: bool,
+    run: Callable[[Tensor], Any] | None = None,
 ) -> tuple[Tensor, dict[str, Record]]:
-    """One forward pass: the logits, still in the graph, and the record of each layer."""
+    """One forward pass: the logits, still in the graph, and the record of each layer.
+
+    Args:
+        model: the network.
+        x: images (N, C, H, W).
+        layers: as for :func:`capture`.
+        rule: as for :func:`capture`.
+        activations: whether the records' values are needed.
+        run: how to call the network where that is not ``model(x)``: with other weights, say.
+    """
     check_images(x, model)
     everything = isinstance(layers, str) and layers == "all"
     chosen = None if everything else resolve(model, layers)
@@ -95,7 +114,7 @@ def _run(
     picture = Record(INPUT, nn.Identity(), get_gradient_edge(image), image.detach().clone(), 0, None)
     # A network that draws random numbers draws the same ones in every run, so that runs can be compared.
     with preserved(model), rule if rule is not None else nullcontext():
-        output, records = trace(model, image, chosen, copy=activations and not everything)
+        output, records = trace(model, image, chosen, copy=activations and not everything, run=run)
     logits = check_output(output)
     if not logits.requires_grad:
         raise ValueError(f"the scores of this {type(model).__name__} do not depend on the image by any gradient")
@@ -105,7 +124,7 @@ def _run(
             raise ValueError(f"{type(model).__name__} has no hidden layer (C, H, W) that all paths cross: name some")
         if activations and any(record.overwritten for record in records):
             # An in-place operation has reached a value we want: run again, and this time copy at once.
-            return _run(model, x, [record.name for record in records], rule, activations)
+            return forward(model, x, [record.name for record in records], rule, activations, run)
         return logits, {record.name: record for record in records}
     last_call = {record.name: record for record in (picture, *records)}
     for name in chosen:
@@ -114,7 +133,7 @@ def _run(
     return logits, {name: last_call[name] for name in chosen}
 
 
-def check_target(target: int | Sequence[int] | Tensor | None, logits: Tensor) -> Tensor:
+def check_target(target: Target, logits: Tensor) -> Tensor:
     """The class of every image as (N,) int64 on the device of ``logits`` (N, classes).
 
     Raises:

@@ -21,11 +21,12 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from smoothsal_lib.capture import logits_of
 from smoothsal_lib.datasets.benchmark import BENCHMARKS, Benchmark, open_benchmark
 from smoothsal_lib.explain import METHODS, explain
 from smoothsal_lib.extract import resize_map, saliency_map
 from smoothsal_lib.fixes import NAMES, Fix, Surrogate, smoothed
-from smoothsal_lib.layers import INPUT, HiddenLayer, check_output, hidden_layers
+from smoothsal_lib.layers import INPUT, HiddenLayer, hidden_layers
 from smoothsal_lib.ledger import Ledger
 from smoothsal_lib.metrics import checkerboard_energy, deletion, insertion, road, total_variation
 from smoothsal_lib.metrics.fidelity import accuracy, agreement, prediction_difference
@@ -35,7 +36,6 @@ from smoothsal_lib.metrics.similarity import rank_correlation, ssim
 from smoothsal_lib.models import EMBEDDED, load_model, load_surrogate
 from smoothsal_lib.record import provenance
 from smoothsal_lib.rise import rise
-from smoothsal_lib.state import preserved
 
 Values = dict[str, dict[str, list[float]]]  # measure -> layer -> one number an image
 
@@ -206,12 +206,6 @@ def _layers(plan: Plan, listed: Mapping[str, HiddenLayer]) -> list[str]:
     """The plan's layers with ``"all"`` spelled out, in the order given, none of them twice."""
     names = [name for given in plan.layers for name in (listed if given == "all" else [given])]
     return list(dict.fromkeys(names))
-
-
-def logits_of(model: nn.Module, x: Tensor) -> Tensor:
-    """Logits (N, classes) of images (N, C, H, W) in evaluation mode, without a graph."""
-    with preserved(model), torch.no_grad():
-        return check_output(model(x.clone()))  # a network may begin with a layer that works in place
 
 
 def _fidelity(

@@ -17,6 +17,7 @@ REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "abs_mean": lambda a: a.abs().mean(1),
     "l2": lambda a: a.square().sum(1).sqrt(),
     "max_abs": lambda a: a.abs().amax(1),
+    "positive_norm": lambda a: a.clamp(min=0).square().sum(1).sqrt(),
 }
 
 
@@ -26,8 +27,8 @@ def saliency_map(attribution: Tensor, reduce: str = "mean") -> Tensor:
     Args:
         attribution: (N, C, H, W).
         reduce: ``"mean"`` and ``"sum"`` keep the sign, and positive and negative channels cancel; ``"abs_mean"``,
-            ``"l2"`` (the Euclidean norm) and ``"max_abs"`` (the largest magnitude, the gradient map of Simonyan et al.
-            2014, arXiv 1312.6034) are never negative.
+            ``"l2"`` (the Euclidean norm), ``"positive_norm"`` (that of the positive part alone) and ``"max_abs"`` (the
+            largest magnitude, the gradient map of Simonyan et al. 2014, arXiv 1312.6034) are never negative.
 
     Returns:
         The map M, shape (N, H, W).
@@ -40,6 +41,56 @@ def saliency_map(attribution: Tensor, reduce: str = "mean") -> Tensor:
     if attribution.ndim != 4:
         raise ValueError(f"expected an attribution of shape (N, C, H, W), got {tuple(attribution.shape)}")
     return REDUCTIONS[reduce](attribution)
+
+
+def capped(maps: Tensor, percentile: float = 99.0) -> Tensor:
+    """Cut off what few outliers stand out by: every magnitude above the percentile of its map becomes that percentile.
+
+    A figure scaled to the largest value shows that value and little else. Source: SmoothGrad, Smilkov et al. 2017,
+    arXiv 1706.03825, section 3.1, at 99.
+
+    Args:
+        maps: (N, H, W), signed or not; signs stay.
+        percentile: of the magnitudes of each map, above 0 and up to 100, which caps nothing.
+
+    Returns:
+        (N, H, W).
+
+    Raises:
+        ValueError: for maps of another shape, or a percentile out of range.
+    """
+    if maps.ndim != 3:
+        raise ValueError(f"expected maps of shape (N, H, W), got {tuple(maps.shape)}")
+    if not 0 < percentile <= 100:
+        raise ValueError(f"percentile = {percentile} is not above 0 and at most 100")
+    limit = torch.quantile(maps.detach().abs().flatten(1).float(), percentile / 100, dim=1).to(maps)[:, None, None]
+    return torch.minimum(torch.maximum(maps, -limit), limit)
+
+
+def times_image(maps: Tensor, x: Tensor) -> Tensor:
+    """Multiply maps at the input with the picture: what is 0 there counts for nothing, whatever the network says.
+
+    A choice of display: it sharpens a map with edges that are the picture's, not the network's (SmoothGrad, Smilkov et
+    al. 2017, arXiv 1706.03825, section 3.1). As an attribution g · x has a reading of its own, the first term of a
+    linear approximation; that is the method ``gradient_x_activation``.
+
+    Args:
+        maps: M (N, H, W), or an attribution (N, C, H, W), at the size of the picture.
+        x: the pictures (N, C, H, W); maps are multiplied with the mean over channels.
+
+    Returns:
+        The shape of ``maps``.
+
+    Raises:
+        ValueError: for sizes that differ.
+    """
+    if maps.ndim == 4 and maps.shape == x.shape:
+        return maps * x
+    if maps.shape != (x.shape[0], *x.shape[2:]):
+        raise ValueError(
+            f"maps of {tuple(maps.shape)} are not at the size of pictures of {tuple(x.shape)}: resize them"
+        )
+    return maps * x.mean(1)
 
 
 def resize_map(maps: Tensor, size: tuple[int, int], layer: HiddenLayer | None = None, mode: str = "aligned") -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -105,6 +105,27 @@ def check_images(x: Tensor, model: nn.Module) -> None:
         )
     if not bool(torch.isfinite(x).all()):
         raise ValueError(f"expected finite images, got {int((~torch.isfinite(x)).sum())} NaN or infinite values")
+
+
+def as_baseline(baseline: Tensor | float | None, x: Tensor, name: str = "baseline") -> Tensor:
+    """What images are compared with, as a tensor of their shape, dtype and device; ``None`` means zeros.
+
+    Args:
+        baseline: a tensor that broadcasts to the shape of ``x``, or a number.
+        x: images (N, C, H, W).
+        name: what to call it in an error.
+
+    Raises:
+        ValueError: when it does not broadcast to that shape, or is not finite.
+    """
+    given = torch.as_tensor(0.0 if baseline is None else baseline, dtype=x.dtype, device=x.device).detach()
+    try:
+        given = given.expand(x.shape)
+    except RuntimeError:
+        raise ValueError(f"{name} of shape {tuple(given.shape)} does not broadcast to {tuple(x.shape)}") from None
+    if not bool(torch.isfinite(given).all()):
+        raise ValueError(f"expected a finite {name}, got NaN or infinite values")
+    return given.clone()
 
 
 def hidden_layers(model: nn.Module, x: Tensor) -> dict[str, HiddenLayer]:
@@ -249,7 +270,11 @@ class Record:
 
 
 def trace(
-    model: nn.Module, image: Tensor, names: Iterable[str] | None = None, copy: bool = False
+    model: nn.Module,
+    image: Tensor,
+    names: Iterable[str] | None = None,
+    copy: bool = False,
+    run: Callable[[Tensor], Any] | None = None,
 ) -> tuple[Any, list[Record]]:
     """Run the model once and record the tensors that its modules return.
 
@@ -258,6 +283,7 @@ def trace(
         image: input that is part of an autograd graph, and no leaf (the network may begin with an in-place operation).
         names: the modules to record; ``None`` for all.
         copy: keep a copy of each value, so that later in-place operations cannot reach it.
+        run: how to call the model; ``None`` for ``model(image)``.
 
     Returns:
         The model's output, and the records in the order in which the modules returned.
@@ -286,7 +312,7 @@ def trace(
             if name not in ("", INPUT) and (names is None or name in names):
                 hooks.callback(module.register_forward_pre_hook(before).remove)
                 hooks.callback(module.register_forward_hook(partial(after, name)).remove)
-        return model(image), records
+        return (run or model)(image), records
 
 
 def explainable(records: list[Record], output: Any, start: Node) -> list[Record]:

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from smoothsal_lib.capture import record_activations
+from smoothsal_lib.capture import logits_of, record_activations
 from smoothsal_lib.datasets import tiny_imagenet
-from smoothsal_lib.evaluate import OUTPUT, logits_of
+from smoothsal_lib.evaluate import OUTPUT
 from smoothsal_lib.experiments.command import options, save
 from smoothsal_lib.experiments.estimate import estimate
 from smoothsal_lib.explain import explain

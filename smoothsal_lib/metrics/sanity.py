@@ -9,12 +9,13 @@ from difflib import get_close_matches
 import torch
 from torch import Tensor, nn
 
-from smoothsal_lib.explain import Layers, explain
+from smoothsal_lib.capture import Layers, logits_of
+from smoothsal_lib.explain import explain
 from smoothsal_lib.extract import saliency_map
 from smoothsal_lib.fixes import Fix, smoothed
-from smoothsal_lib.layers import check_images, check_output
+from smoothsal_lib.layers import check_images
 from smoothsal_lib.metrics.similarity import rank_correlation
-from smoothsal_lib.state import check_model, own_tensors, preserved, replaced
+from smoothsal_lib.state import check_model, own_tensors, replaced
 
 
 @contextmanager
@@ -173,8 +174,8 @@ def class_sensitivity(
         TypeError, ValueError, NotImplementedError: what :func:`smoothsal_lib.explain` raises.
     """
     check_images(x, model)
-    with preserved(model), torch.no_grad(), smoothed(model, fix):
-        logits = check_output(model(x))
+    with smoothed(model, fix):
+        logits = logits_of(model, x)
     most, least = (explain(model, x, target, layers, method, fix) for target in (logits.argmax(1), logits.argmin(1)))
     return {
         name: rank_correlation(saliency_map(most[name], reduce), saliency_map(least[name], reduce)) for name in most
