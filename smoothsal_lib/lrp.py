@@ -22,9 +22,9 @@ def relevance_network(model: nn.Module) -> Iterator[nn.Module]:
     zennit knows modules, and the residual blocks of torchvision's ResNets. Sums that a network of your own makes in its
     ``forward`` hand all of their relevance to both sides; give zennit a canonizer for those and use it directly.
 
-    Relevance is activation times something, and 0 where a unit is silent. The backward and the forward hook blur it onto
-    silent units all the same, and the next block's sum divides by their activation: expect large values of both signs
-    under those fixes. A surrogate repairs LRP without that.
+    Relevance is activation times something, and 0 where a unit is silent. The backward and the forward hook blur it
+    onto silent units all the same, and the next block's sum divides by their activation: expect large values of both
+    signs under those fixes. A surrogate repairs LRP without that.
 
     The network itself is not touched: zennit changes weights while it works, and leaves some of that behind when
     entering fails. Hooks, such as a fix's, are copied along, and a surrogate's stages take the places of the
