@@ -3,6 +3,8 @@
     python -m smoothsal_lib.training.classifier --data FOLDER --out data      train, write weights, card and curve
     python -m smoothsal_lib.training.classifier --data FOLDER --evaluate      measure the embedded weights again
 
+``--noise`` trains another network, on noisy pictures. It replaces no weights, so ``--out`` must be another folder.
+
 The run can be killed at any moment and started again with the same command: it goes on from the last finished epoch.
 Every epoch draws its order, crops and flips from a generator seeded by (seed, epoch), so a resumed run sees the
 pictures an uninterrupted one would have seen.
@@ -26,12 +28,14 @@ from smoothsal_lib.datasets import tiny_imagenet
 from smoothsal_lib.datasets.photos import load_photo
 from smoothsal_lib.models import TinyResNet, load_model, normalize, save_weights, top_classes
 from smoothsal_lib.record import provenance
+from smoothsal_lib.sampling import SmoothGrad
 
 # (share of the epochs, {image size in pixels: share of the batches}). Small pictures first: they cost half and teach
 # the same coarse shapes. Large ones last: without them the network is right but unsure above 64 px.
 SIZE_SCHEDULE = ((0.35, {48: 1.0}), (0.47, {64: 1.0}), (0.18, {64: 0.6, 96: 0.25, 128: 0.15}))
-# (epochs, sizes) of each polish. The second shows things smaller than they were in training as well.
-POLISH = ((4, {64: 0.85, 128: 0.15}), (3, {48: 0.2, 64: 0.6, 128: 0.2}))
+Polish = tuple[int, dict[int, float]]  # epochs, and sizes as above
+# The second polish shows things smaller than they were in training as well.
+POLISH: tuple[Polish, ...] = ((4, {64: 0.85, 128: 0.15}), (3, {48: 0.2, 64: 0.6, 128: 0.2}))
 
 
 @dataclass(frozen=True)
@@ -50,23 +54,34 @@ class Recipe:
     # The last epochs show nearly whole ones, at a low rate (Touvron et al. 2019, arXiv 1906.06423).
     polish_lr: float = 0.02
     polish_crop: float = 0.8
+    polish: tuple[Polish, ...] = POLISH
+    # Standard deviation of the Gaussian noise on every picture, as a share of its range: see add_noise.
+    noise: float = 0.0
     seed: int = 0
 
     @property
     def all_epochs(self) -> int:
-        """Epochs of the cycle and of both polishes together."""
-        return self.epochs + sum(length for length, _ in POLISH)
+        """Epochs of the cycle and of all polishes together."""
+        return self.epochs + sum(length for length, _ in self.polish)
 
 
-def sizes_of_epoch(epoch: int, epochs: int) -> dict[int, float]:
-    """The sizes (pixels) that epoch's batches are drawn from, each with its share."""
+def sizes_of_epoch(epoch: int, recipe: Recipe) -> dict[int, float]:
+    """The sizes (pixels) that epoch's batches are drawn from, each with its share; epochs count from 0.
+
+    Raises:
+        ValueError: for an epoch that the recipe does not have.
+    """
     done = 0.0
     for share, sizes in SIZE_SCHEDULE:
         done += share
-        if epoch < round(done * epochs):
+        if epoch < round(done * recipe.epochs):
             return sizes
-    first, second = POLISH
-    return first[1] if epoch < epochs + first[0] else second[1]
+    end = recipe.epochs
+    for length, sizes in recipe.polish:
+        end += length
+        if epoch < end:
+            return sizes
+    raise ValueError(f"epoch {epoch} is not one of the recipe's {recipe.all_epochs}, which count from 0")
 
 
 def random_crops(images: Tensor, size: int, smallest: float, generator: torch.Generator) -> Tensor:
@@ -96,10 +111,35 @@ def random_crops(images: Tensor, size: int, smallest: float, generator: torch.Ge
     return crops.contiguous(memory_format=torch.channels_last)
 
 
+def add_noise(images: Tensor, noise: float, generator: torch.Generator) -> Tensor:
+    """Add independent Gaussian noise to every value of every picture.
+
+    Source: SmoothGrad (Smilkov et al. 2017, arXiv 1706.03825), which tries it on the training pictures too. Unlike
+    :class:`smoothsal_lib.sampling.SmoothGrad` it draws other noise for every picture of the batch.
+
+    Args:
+        images: (N, C, H, W) floats, in any units.
+        noise: the standard deviation, as a share of each picture's range, max - min over all its values.
+        generator: where the random numbers come from (on the CPU).
+
+    Returns:
+        (N, C, H, W), not clipped to the old range.
+
+    Raises:
+        ValueError: for noise that is negative or not finite.
+    """
+    return images + SmoothGrad(noise=noise).spread(images) * torch.randn(images.shape, generator=generator).to(images)
+
+
 def learning_rate(epoch: float, recipe: Recipe) -> float:
-    """Linear up during the warm-up, then half a cosine down to zero; in each polish, linear down from its own rate."""
+    """Linear up during the warm-up, then half a cosine down to zero; in each polish, linear down from its own rate.
+
+    Args:
+        epoch: how many passes over the data are done, a fraction within a pass; more than 0.
+        recipe: the rates and lengths.
+    """
     end = float(recipe.epochs)
-    for length, _ in POLISH:
+    for length, _ in recipe.polish:
         if end < epoch <= end + length:
             return recipe.polish_lr * (end + length - epoch) / length
         end += length
@@ -140,10 +180,13 @@ def train_epoch(
 ) -> float:
     """One pass over the data; returns the mean loss (nats)."""
     model.train()
-    generator = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
+    seed = recipe.seed * 100_003 + epoch
+    generator = torch.Generator().manual_seed(seed)
+    # A generator of its own, so that training with and without noise sees the same order, sizes and crops.
+    noise_generator = torch.Generator().manual_seed(-1 - seed)
     order = torch.randperm(len(images), generator=generator)
     steps = len(images) // recipe.batch
-    sizes = sizes_of_epoch(epoch, recipe.epochs)
+    sizes = sizes_of_epoch(epoch, recipe)
     smallest_crop = recipe.smallest_crop if epoch < recipe.epochs else recipe.polish_crop
     drawn = torch.multinomial(torch.tensor(list(sizes.values())), steps, replacement=True, generator=generator)
     total = 0.0
@@ -152,6 +195,8 @@ def train_epoch(
         picked = order[step * recipe.batch : (step + 1) * recipe.batch]
         x = normalize(images[picked].to(device).float() / 255)
         x = random_crops(x, list(sizes)[int(drawn[step])], smallest_crop, generator)
+        if recipe.noise:
+            x = add_noise(x, recipe.noise, noise_generator)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(epoch + (step + 0.5) / steps, recipe)
         with torch.autocast(device.type, torch.bfloat16):
@@ -165,43 +210,76 @@ def train_epoch(
     return total / steps
 
 
-def train(recipe: Recipe, data: Path | None, out: Path, device: torch.device) -> dict:
-    """Train, checkpointing after every epoch in ``out/tiny_resnet.checkpoint.pt``; returns the training record.
+def fit(
+    model: nn.Module,
+    recipe: Recipe,
+    train_set: tuple[Tensor, Tensor],
+    val_set: tuple[Tensor, Tensor],
+    checkpoint: Path,
+    device: torch.device,
+) -> list[dict[str, float]]:
+    """Train a network in place, going on from the checkpoint where there is one.
+
+    Args:
+        model: the network, on ``device``; it is left in evaluation mode.
+        recipe: how.
+        train_set: uint8 images (N, 3, H, W) and labels (N,) to learn from.
+        val_set: the same to measure the accuracy on after every epoch.
+        checkpoint: the file that is written after every epoch.
+        device: where to compute.
+
+    Returns:
+        The curve, one row an epoch: ``epoch`` (from 1), ``loss`` (nats), ``val_top1`` (a share), ``seconds``.
 
     Raises:
-        ValueError: when the checkpoint in ``out`` was made by another recipe.
+        ValueError: when the checkpoint was made by another recipe or with another number of pictures.
     """
-    torch.manual_seed(recipe.seed)
-    model = TinyResNet().to(device).to(memory_format=torch.channels_last)
     optimizer = make_optimizer(model, recipe)
-    checkpoint, curve = out / "tiny_resnet.checkpoint.pt", []
+    settings = asdict(recipe) | {"pictures": len(train_set[0])}
+    curve: list[dict[str, float]] = []
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True, map_location=device)
-        if state["recipe"] != asdict(recipe):
-            raise ValueError(f"{checkpoint} was made with {state['recipe']}: use those settings, or remove the file")
+        if state["settings"] != settings:
+            raise ValueError(f"{checkpoint} was made with {state['settings']}: use those settings, or remove the file")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         curve = state["curve"]
-    train_images, train_labels = tiny_imagenet.load_split("train", data)
-    val_images, val_labels = tiny_imagenet.load_split("val", data)
     for epoch in range(len(curve), recipe.all_epochs):
         started = time.perf_counter()
-        loss = train_epoch(model, optimizer, train_images, train_labels, epoch, recipe, device)
-        accuracy = evaluate(model, val_images, val_labels, device)
+        loss = train_epoch(model, optimizer, *train_set, epoch, recipe, device)
+        accuracy = evaluate(model, *val_set, device)
         seconds = time.perf_counter() - started
         curve.append({"epoch": epoch + 1, "loss": loss, "val_top1": accuracy, "seconds": seconds})
         tqdm.write(f"epoch {epoch + 1:2d}/{recipe.all_epochs}  loss {loss:.3f}  top-1 {accuracy:.4f}  {seconds:.0f} s")
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "curve": curve}
         partial = checkpoint.with_suffix(".partial")
-        torch.save({**state, "recipe": asdict(recipe)}, partial)
+        torch.save({**state, "settings": settings}, partial)
         os.replace(partial, checkpoint)  # a kill while writing must not cost the previous epoch
-    save_weights(model, out / "tiny_resnet.safetensors", [row["name"] for row in tiny_imagenet.load_classes(data)])
+    model.eval()
+    return curve
+
+
+def train(recipe: Recipe, data: Path | None, out: Path, device: torch.device) -> dict:
+    """Train, checkpointing after every epoch in ``out/tiny_resnet.checkpoint.pt``; returns the training record.
+
+    Raises:
+        ValueError: when the checkpoint in ``out`` was made by another recipe, or, for a recipe with noise, when weights
+            lie in ``out`` that no checkpoint there belongs to.
+    """
+    checkpoint, weights = out / "tiny_resnet.checkpoint.pt", out / "tiny_resnet.safetensors"
+    if recipe.noise and weights.exists() and not checkpoint.exists():
+        raise ValueError(f"training with noise would replace {str(weights)!r}: give another folder as --out")
+    torch.manual_seed(recipe.seed)
+    model = TinyResNet().to(device).to(memory_format=torch.channels_last)
+    train_set, val_set = tiny_imagenet.load_split("train", data), tiny_imagenet.load_split("val", data)
+    curve = fit(model, recipe, train_set, val_set, checkpoint, device)
+    save_weights(model, weights, [row["name"] for row in tiny_imagenet.load_classes(data)])
+    options = f"--epochs {recipe.epochs} --seed {recipe.seed}" + (f" --noise {recipe.noise}" if recipe.noise else "")
     return {
-        **provenance(f"smoothsal_lib.training.classifier --epochs {recipe.epochs} --seed {recipe.seed}", device),
+        **provenance(f"smoothsal_lib.training.classifier {options}", device),
         "data": "tiny-imagenet-100",
         "recipe": asdict(recipe),
         "size_schedule": [[share, {str(size): part for size, part in sizes.items()}] for share, sizes in SIZE_SCHEDULE],
-        "polish": [[length, {str(size): part for size, part in sizes.items()}] for length, sizes in POLISH],
         "curve": curve,
     }
 
@@ -260,6 +338,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--epochs", type=int, default=Recipe.epochs)
     parser.add_argument("--seed", type=int, default=Recipe.seed)
+    noise = "standard deviation of Gaussian noise on the training pictures, as a share of each one's range"
+    parser.add_argument("--noise", type=float, default=Recipe.noise, help=noise)
     parser.add_argument("--evaluate", action="store_true", help="train nothing: print the embedded weights' top-1")
     arguments = parser.parse_args(argv)
     device = torch.device(arguments.device)
@@ -268,7 +348,7 @@ def main(argv: list[str] | None = None) -> None:
         top1 = evaluate(load_model("tiny_resnet").to(device), images, labels, device)
         print(f"top-1 on {len(images)} validation images: {top1:.4f}")
         return
-    recipe = Recipe(epochs=arguments.epochs, seed=arguments.seed)
+    recipe = Recipe(epochs=arguments.epochs, noise=arguments.noise, seed=arguments.seed)
     (arguments.out / "results").mkdir(parents=True, exist_ok=True)
     record = train(recipe, arguments.data, arguments.out, device)
     (arguments.out / "results" / "tiny_resnet_training.json").write_text(json.dumps(record, indent=1) + "\n")
