@@ -1,0 +1,268 @@
+"""Noise on the training pictures, noise at test time (SmoothGrad), and both: do their effects on maps add up?
+
+python -m smoothsal_lib.experiments.training_noise --data FOLDER --out data/results
+
+Source: SmoothGrad (Smilkov et al. 2017, arXiv 1706.03825), which finds on MNIST that they do. Copies of the embedded
+network are trained on for a few epochs, all on the same crops in the same order, and differ in the noise alone. The
+copies and partial results lie in ``--weights FOLDER``, by default in the system's folder for temporary files; the same
+command goes on where a killed one stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
+from tqdm.auto import tqdm
+
+from smoothsal_lib.datasets import tiny_imagenet
+from smoothsal_lib.experiments.command import options, save
+from smoothsal_lib.experiments.estimate import estimate
+from smoothsal_lib.explain import explain
+from smoothsal_lib.extract import resize_map, saliency_map
+from smoothsal_lib.layers import INPUT, HiddenLayer, hidden_layers
+from smoothsal_lib.ledger import Ledger
+from smoothsal_lib.metrics import checkerboard_energy, deletion, insertion, total_variation
+from smoothsal_lib.metrics.fidelity import accuracy, probabilities
+from smoothsal_lib.metrics.localisation import TOLERANCE, energy_in_box, pointing_game
+from smoothsal_lib.metrics.sanity import random_maps
+from smoothsal_lib.models import load_model, normalize
+from smoothsal_lib.sampling import SmoothGrad
+from smoothsal_lib.training.classifier import Recipe, add_noise, fit
+
+NOISES = (0.0, 0.1, 0.2)  # on the training pictures; the first is the control
+LEVEL = 0.15  # of SmoothGrad's noise at test time
+LAYERS = (INPUT, "layer1.1", "layer2.1", "layer3.1")
+OUTPUT = "output"  # stands for the layer where the whole network is measured
+NONE, SMOOTHGRAD, RANDOM = "none", "smoothgrad", "random"  # what is done at test time; random numbers for a map
+Values = dict[str, Tensor]  # measure -> one number an image
+Place = tuple[float, str, str]  # noise at training, what is done at test time, layer
+
+
+def recipe(noise: float, epochs: int) -> Recipe:
+    """A polish without a cycle before it: nearly whole pictures of 64 px, a low rate that falls to zero."""
+    return Recipe(epochs=0, polish=((epochs, {64: 1.0}),), noise=noise)
+
+
+def fine_tuned(
+    noise: float,
+    epochs: int,
+    train_set: tuple[Tensor, Tensor],
+    val_set: tuple[Tensor, Tensor],
+    folder: Path,
+    device: torch.device,
+) -> tuple[nn.Module, list[dict[str, float]]]:
+    """A copy of the embedded network, trained on; and the curve of :func:`smoothsal_lib.training.classifier.fit`.
+
+    Args:
+        noise: on the training pictures, as a share of each one's range.
+        epochs: how many.
+        train_set: uint8 images (N, 3, H, W) and labels (N,) to learn from.
+        val_set: the same to measure the accuracy on.
+        folder: where the checkpoint lies that the training goes on from.
+        device: where to compute.
+    """
+    model = load_model("tiny_resnet").to(device).to(memory_format=torch.channels_last)
+    folder.mkdir(parents=True, exist_ok=True)
+    return model, fit(model, recipe(noise, epochs), train_set, val_set, folder / f"noise_{noise}.checkpoint.pt", device)
+
+
+def predictions(model: nn.Module, images: Tensor, labels: Tensor, batch: int = 250) -> Values:
+    """Whether the network is right, on pictures with and without noise, and how sure it is of the clean ones.
+
+    Args:
+        model: the network, in evaluation mode.
+        images: uint8 (N, 3, H, W).
+        labels: (N,) their classes.
+        batch: images that go through the network at once.
+
+    Returns:
+        ``top1`` (1 or 0), ``top1_noise_0.1`` and so on for the levels of :data:`NOISES`, and ``confidence``, the
+        probability of the predicted class of the clean picture; each (N,). Every call draws the same noise.
+    """
+    device = next(model.parameters()).device
+    found: Values = {}
+    for noise in NOISES:
+        generator = torch.Generator().manual_seed(0)
+        parts = []
+        with torch.no_grad():
+            for some in images.split(batch):
+                parts.append(model(add_noise(normalize(some.to(device).float() / 255), noise, generator)).cpu())
+        logits = torch.cat(parts)
+        found[f"top1_noise_{noise}" if noise else "top1"] = accuracy(logits, labels).double()
+        if not noise:
+            found["confidence"] = probabilities(logits).amax(1).double()
+    return found
+
+
+def map_values(
+    model: nn.Module, scorer: nn.Module, images: Tensor, boxes: Tensor, samples: int, steps: int
+) -> dict[tuple[str, str], Values]:
+    """Every measure of the gradient's maps for the class that the network predicts, with and without SmoothGrad.
+
+    What is on the picture, for the boxes and for the order of pixels in insertion and deletion, is the mean magnitude
+    over channels, brought to the picture's size as the layer is aligned; roughness and grid are of the attribution.
+
+    Args:
+        model: the network that is explained.
+        scorer: the same for insertion and deletion, possibly faster.
+        images: uint8 (N, 3, H, W), few enough for one batch.
+        boxes: (N, 4) where the objects are.
+        samples: of SmoothGrad.
+        steps: of insertion and deletion.
+
+    Returns:
+        ``{(what is done at test time, layer): {measure: (N,)}}``.
+    """
+    x = normalize(images.to(next(model.parameters()).device).float() / 255)
+    places = hidden_layers(model, x)
+    with torch.no_grad():
+        target = model(x).argmax(1)
+    samplings = {NONE: None, SMOOTHGRAD: SmoothGrad(samples, LEVEL)}
+    attributions = {
+        (name, layer): attribution
+        for name, sampling in samplings.items()
+        for layer, attribution in explain(model, x, target, LAYERS, "gradient", None, sampling=sampling).items()
+    }
+    attributions[RANDOM, INPUT] = random_maps(x)
+    overlays = {
+        f"{name}/{layer}": on_picture(attribution, places.get(layer), (x.shape[2], x.shape[3]))
+        for (name, layer), attribution in attributions.items()
+    }
+    with torch.autocast(x.device.type, torch.bfloat16):
+        inserted = insertion(scorer, x, overlays, target, steps)
+        deleted = deletion(scorer, x, overlays, target, steps)
+    return {
+        (name, layer): {
+            "total_variation": total_variation(attribution).cpu(),
+            "checkerboard_energy": checkerboard_energy(attribution).cpu(),
+            "energy_in_box": energy_in_box(overlays[f"{name}/{layer}"], boxes).cpu(),
+            "pointing_game": pointing_game(overlays[f"{name}/{layer}"], boxes, TOLERANCE * x.shape[2]).cpu(),
+            "insertion": inserted[f"{name}/{layer}"].auc.cpu(),
+            "deletion": deleted[f"{name}/{layer}"].auc.cpu(),
+        }
+        for (name, layer), attribution in attributions.items()
+    }
+
+
+def on_picture(attribution: Tensor, layer: HiddenLayer | None, size: tuple[int, int]) -> Tensor:
+    """The mean magnitude over channels, at the picture's size; without a layer it is the picture's own map."""
+    magnitude = saliency_map(attribution, "abs_mean")
+    return magnitude if layer is None else resize_map(magnitude, size, layer)
+
+
+def rows(measured: Mapping[Place, Values]) -> Iterator[dict[str, object]]:
+    """The rows of the record: every mean, and the paired changes that the two noises make, each with its error.
+
+    ``from_training`` is the change from the control with the same done at test time, ``from_test`` the change from the
+    same network's plain map, ``from_both`` the change from the control's plain map. ``interaction`` is the change by
+    both minus the sum of the changes by either alone: 0 where the effects add up.
+    """
+    for (noise, sampling, layer), values in measured.items():
+        head: dict[str, object] = {"training_noise": noise, "sampling": sampling, "layer": layer}
+        for name, numbers in values.items():
+            row = head | {"measure": name, "n": len(numbers)} | estimate(numbers)
+            control = measured[NOISES[0], sampling, layer][name]
+            changes = {"from_training": (numbers, control)} if noise != NOISES[0] else {}
+            if sampling == SMOOTHGRAD:
+                plain, control_plain = measured[noise, NONE, layer][name], measured[NOISES[0], NONE, layer][name]
+                changes["from_test"] = (numbers, plain)
+                if noise != NOISES[0]:
+                    changes["from_both"] = (numbers, control_plain)
+                    changes["interaction"] = (numbers - plain, control - control_plain)
+            for title, (after, before) in changes.items():
+                difference = estimate(after, before)
+                row |= {title: difference["change"], f"{title}_error": difference["change_error"]}
+            yield row
+
+
+def measure(
+    models: Mapping[float, nn.Module],
+    val_set: tuple[Tensor, Tensor],
+    boxes: Tensor,
+    arguments: argparse.Namespace,
+    ledger: Ledger,
+    batch: int = 50,
+) -> dict[Place, Values]:
+    """Every measure of every network, beginning with what is not in the ledger yet.
+
+    Args:
+        models: the fine-tuned networks by their noise at training.
+        val_set: uint8 images (N, 3, H, W) and labels (N,) for the accuracy; the maps are those of ``arguments.limit``
+            of these, evenly spread over the classes.
+        boxes: (N, 4) where the objects are.
+        arguments: ``limit``, ``samples`` and ``steps``.
+        ledger: where partial results go.
+        batch: images that are explained at once.
+    """
+    spread = torch.tensor(tiny_imagenet.evenly(len(boxes), arguments.limit)).split(batch)
+    for noise, model in models.items():
+        if f"{noise}/{OUTPUT}" not in ledger:
+            ledger.add(f"{noise}/{OUTPUT}", [[NONE, OUTPUT, _lists(predictions(model, *val_set))]])
+        explained = deepcopy(model).to(memory_format=torch.contiguous_format)
+        scorer = fuse(deepcopy(model)).to(memory_format=torch.channels_last)
+        for number, some in enumerate(tqdm(spread, desc=f"noise {noise}", unit="batch", mininterval=2)):
+            if f"{noise}/{number}" not in ledger:
+                part = val_set[0][some], boxes[some]
+                found = map_values(explained, scorer, *part, arguments.samples, arguments.steps)
+                ledger.add(f"{noise}/{number}", [[*place, _lists(values)] for place, values in found.items()])
+    measured: dict[Place, dict[str, list[float]]] = {}
+    for noise in models:
+        for piece in (OUTPUT, *range(len(spread))):
+            for sampling, layer, values in ledger.pieces[f"{noise}/{piece}"]:
+                for name, numbers in values.items():
+                    measured.setdefault((noise, sampling, layer), {}).setdefault(name, []).extend(numbers)
+    return {
+        place: {name: torch.tensor(numbers) for name, numbers in values.items()} for place, values in measured.items()
+    }
+
+
+def _lists(values: Values) -> dict[str, list[float]]:
+    return {name: numbers.tolist() for name, numbers in values.items()}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line; ``--help`` lists the options, to which ``--weights FOLDER`` comes."""
+    own = argparse.ArgumentParser(add_help=False)
+    own.add_argument("--weights", type=Path, default=Path(tempfile.gettempdir()) / "smoothsal_training_noise")
+    folder, others = own.parse_known_args(argv)
+    counts = {
+        "limit": (500, "measure the maps of so many images"),
+        "pictures": (25_000, "train on so many"),
+        "epochs": (3, "of training"),
+        "samples": (50, "of SmoothGrad"),
+        "steps": (14, "of insertion and deletion"),
+    }
+    arguments = options("training_noise", __doc__, others, **counts)
+    device = torch.device(arguments.device)
+    train_set = tiny_imagenet.load_split("train", arguments.data, arguments.pictures)
+    val_set = tiny_imagenet.load_split("val", arguments.data)
+    models, curves = {}, {}
+    for noise in NOISES:
+        models[noise], curves[noise] = fine_tuned(noise, arguments.epochs, train_set, val_set, folder.weights, device)
+    settings = {name: getattr(arguments, name) for name in counts}
+    ledger = Ledger(folder.weights / "measured.partial.jsonl", settings | {"level": LEVEL})
+    boxes = tiny_imagenet.load_boxes("val", arguments.data)
+    measured = measure(models, val_set, boxes, arguments, ledger)
+    facts = {
+        **settings,
+        "smoothgrad_noise": LEVEL,
+        "trained_on": "tiny-imagenet-100's training split, evenly spread over the classes; the same crops for all",
+        "recipe": {**asdict(recipe(NOISES[0], arguments.epochs)), "noise": NOISES},
+        "curves": curves,
+        "explained": "the class that each network predicts for the clean picture, by the gradient, without a fix",
+        "scored_on": "the network that is explained, in bfloat16",
+    }
+    save(arguments, len(val_set[0]), list(rows(measured)), **facts)
+    ledger.remove()
+
+
+if __name__ == "__main__":
+    main()
