@@ -63,7 +63,8 @@ def capped(maps: Tensor, percentile: float = 99.0) -> Tensor:
         raise ValueError(f"expected maps of shape (N, H, W), got {tuple(maps.shape)}")
     if not 0 < percentile <= 100:
         raise ValueError(f"percentile = {percentile} is not above 0 and at most 100")
-    limit = torch.quantile(maps.detach().abs().flatten(1).float(), percentile / 100, dim=1).to(maps)[:, None, None]
+    magnitudes = maps.detach().abs().flatten(1).to(torch.promote_types(maps.dtype, torch.float32))
+    limit = torch.quantile(magnitudes, percentile / 100, dim=1).to(maps)[:, None, None]
     return torch.minimum(torch.maximum(maps, -limit), limit)
 
 

@@ -20,7 +20,8 @@ def relevance_network(model: nn.Module) -> Iterator[nn.Module]:
     rules are linear in what comes from above: the gradient of the score f_c under them is the relevance divided by f_c.
 
     zennit knows modules, and the residual blocks of torchvision's ResNets. Sums that a network of your own makes in its
-    ``forward`` hand all of their relevance to both sides; give zennit a canonizer for those and use it directly.
+    ``forward`` hand all of their relevance to both sides, and means over positions made there share it out evenly,
+    where ``nn.AdaptiveAvgPool2d`` shares it out by activation; give zennit a canonizer for those and use it directly.
 
     Relevance is activation times something, and 0 where a unit is silent. The backward and the forward hook blur it
     onto silent units all the same, and the next block's sum divides by their activation: expect large values of both
@@ -42,10 +43,10 @@ def relevance_network(model: nn.Module) -> Iterator[nn.Module]:
     except ModuleNotFoundError:
         raise ModuleNotFoundError("method 'lrp' needs zennit: pip install 'smoothsal-lib[lrp]'") from None
     copy = deepcopy(model)
-    for name, module in list(copy.named_modules()):
+    for module in list(copy.modules()):
         stage = getattr(module.__dict__.get("forward"), "__self__", None)
-        if isinstance(stage, nn.Module):
-            parent, _, child = name.rpartition(".")
-            setattr(copy.get_submodule(parent), child, stage)
+        if isinstance(stage, nn.Module) and stage is not module:
+            module.stage = stage  # a child, so that zennit finds the convolutions in it
+            module.__class__ = nn.Module  # for zennit no convolution any more, but with all of its hooks
     with composites.EpsilonPlus(canonizers=[torchvision.ResNetCanonizer()]).context(copy):
         yield copy

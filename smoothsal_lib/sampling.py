@@ -165,7 +165,8 @@ class AdaptGrad(SmoothGrad):
                 f"expected images between low and high, got values from {x.min():g} to {x.max():g} for "
                 f"{low.min():g} to {high.max():g}"
             )
-        sigma = room / (math.sqrt(2) * torch.erfinv(torch.tensor(self.confidence)).item())
+        confidence = torch.tensor(self.confidence, dtype=torch.float64, device="cpu")
+        sigma = room / (math.sqrt(2) * torch.erfinv(confidence).item())
         return sigma if math.isinf(self.noise) else torch.minimum(sigma, super().spread(x))
 
 
@@ -310,7 +311,7 @@ def noisy_networks(model: nn.Module, n: int, weight_noise: float, seed: int) -> 
         weight_noise: standard deviation of the factor, around 1, that every weight is multiplied by.
         seed: of the noise.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed - _APART)  # not the stream of any pictures' noise
     parameters = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
     for _ in range(n):
         with torch.inference_mode(False), torch.no_grad():
@@ -400,7 +401,7 @@ class _Running:
 
 def _normal(shape: torch.Size, like: Tensor, generator: torch.Generator) -> Tensor:
     """Standard normal values, drawn in 32 bits on the CPU so that they are the same for every type and device."""
-    return torch.randn(shape, generator=generator).to(like)
+    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu").to(like)
 
 
 def _check_counts(**counts: int) -> None:
@@ -410,5 +411,5 @@ def _check_counts(**counts: int) -> None:
 
 
 def _check_level(name: str, level: float) -> None:
-    if not 0 <= level < math.inf:
-        raise ValueError(f"{name} = {level} is not a standard deviation: give 0 or more, as a share")
+    if not isinstance(level, (int, float)) or not 0 <= level < math.inf:
+        raise ValueError(f"{name} = {level!r} is not a standard deviation: give 0 or more, as a share")
