@@ -1,8 +1,11 @@
 """Localisation: does a map point at the object? By its maximum, or by where its energy lies.
 
 An object is a box of four inclusive pixel coordinates, x_min, y_min, x_max, y_max: 0, 0, 63, 63 is a whole picture of
-64 pixels. Maps have the resolution of the picture that the boxes were drawn in; :func:`smoothsal_lib.resize_map` brings
-them there. A map that says nothing (a constant one) scores what chance does, which is :func:`box_share`.
+64 pixels. Boxes are (N, 4), one for each map, or (N, K, 4), up to K for each: the object is then their union, and four
+NaN fill a place that a map has no box for (:func:`torch.nn.utils.rnn.pad_sequence` puts them there).
+
+Maps have the resolution of the picture that the boxes were drawn in; :func:`smoothsal_lib.resize_map` brings them
+there. A map that says nothing (a constant one) scores what chance does, which is :func:`box_share`.
 """
 
 from __future__ import annotations
@@ -18,11 +21,13 @@ def pointing_game(maps: Tensor, boxes: Tensor, tolerance: float = 0.0) -> Tensor
 
     Source: Zhang et al. 2016, arXiv 1608.00507. Like Rebuffi et al. 2020, arXiv 2004.02866, they allow 15 pixels around
     the object. In pictures of 224 pixels that is a share of 15/224, hence ``15 / 224 * 64``, or 4.3, in those of 64.
+    TorchRay, the code of Fong et al. 2019, arXiv 1910.08485, counts them after bringing the map to the picture's
+    original size, which is stricter where that is larger, and takes a distance of exactly 15 for a miss.
 
     Args:
         maps: (N, H, W).
-        boxes: (N, 4) x_min, y_min, x_max, y_max in pixels, inclusive.
-        tolerance: how far from the box, by Euclidean distance in pixels, still is a hit.
+        boxes: (N, 4) or (N, K, 4) x_min, y_min, x_max, y_max in pixels, inclusive.
+        tolerance: how far from the nearest box, by Euclidean distance in pixels, still is a hit.
 
     Returns:
         (N,) floats, 1 for a hit and 0 for a miss. Where several pixels share the maximum, as they do in a map enlarged
@@ -36,8 +41,7 @@ def pointing_game(maps: Tensor, boxes: Tensor, tolerance: float = 0.0) -> Tensor
     maps, boxes = _checked(maps, boxes)
     if not tolerance >= 0:
         raise ValueError(f"tolerance = {tolerance} is not a distance in pixels: give 0 or more")
-    beyond_x, beyond_y = _beyond(boxes, (maps.shape[1], maps.shape[2]))
-    near = beyond_x.square()[:, None, :] + beyond_y.square()[:, :, None] <= tolerance**2
+    near = _within(boxes, (maps.shape[1], maps.shape[2]), tolerance)
     highest = maps == maps.amax((1, 2), keepdim=True)
     return (highest & near).sum((1, 2)).to(maps) / highest.sum((1, 2))
 
@@ -50,7 +54,7 @@ def energy_in_box(maps: Tensor, boxes: Tensor) -> Tensor:
 
     Args:
         maps: (N, H, W); negative values count as 0.
-        boxes: (N, 4) x_min, y_min, x_max, y_max in pixels, inclusive.
+        boxes: (N, 4) or (N, K, 4) x_min, y_min, x_max, y_max in pixels, inclusive. What lies in several counts once.
 
     Returns:
         (N,) between 0 and 1. A map without positive values is as good as a constant one: :func:`box_share`.
@@ -64,18 +68,17 @@ def energy_in_box(maps: Tensor, boxes: Tensor) -> Tensor:
     # Only shares are wanted, so the largest value may become 1: sums then neither overflow nor vanish.
     largest = positive.amax((1, 2), keepdim=True)
     positive = torch.where(largest > 0, positive / largest, torch.ones_like(positive))
-    beyond_x, beyond_y = _beyond(boxes, (maps.shape[1], maps.shape[2]))
-    inside = (beyond_x == 0)[:, None, :] & (beyond_y == 0)[:, :, None]
+    inside = _within(boxes, (maps.shape[1], maps.shape[2]))
     return (positive * inside).sum((1, 2)) / positive.sum((1, 2))
 
 
 def box_share(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """The share of the picture's pixels that lie in the box: what chance scores in both games without tolerance.
+    """The share of the picture's pixels that lie in a box: what chance scores in both games without tolerance.
 
     A pointing game or an energy means something only beside it, since objects fill much of many pictures.
 
     Args:
-        boxes: (N, 4) x_min, y_min, x_max, y_max in pixels, inclusive.
+        boxes: (N, 4) or (N, K, 4) x_min, y_min, x_max, y_max in pixels, inclusive. What lies in several counts once.
         size: height and width of the picture in pixels.
 
     Returns:
@@ -85,8 +88,35 @@ def box_share(boxes: Tensor, size: tuple[int, int]) -> Tensor:
         ValueError: for boxes of another shape, or one that does not lie in the picture.
     """
     boxes = _checked_boxes(boxes, size)
-    beyond_x, beyond_y = _beyond(boxes, size)
-    return (beyond_x == 0).sum(1).to(boxes) * (beyond_y == 0).sum(1) / (size[0] * size[1])
+    return _within(boxes, size).sum((1, 2)).to(boxes) / (size[0] * size[1])
+
+
+def accuracy_by_class(hits: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """How often maps hit the objects of each class; ``.nanmean()`` of it is the accuracy that the literature reports.
+
+    A mean over the classes instead of the maps keeps a class with many objects (persons, in PASCAL VOC) from deciding.
+
+    Source: Zhang et al. 2016, arXiv 1608.00507.
+
+    Args:
+        hits: (N,) between 0 and 1, as from :func:`pointing_game`.
+        labels: (N,) integers, the class that each map explains.
+        classes: how many there are.
+
+    Returns:
+        (classes,) between 0 and 1; NaN for a class that no map explains.
+
+    Raises:
+        ValueError: when the shapes do not fit, or for a label that is no class.
+    """
+    if hits.ndim != 1 or hits.shape != labels.shape:
+        raise ValueError(f"expected hits (N,) and as many labels, got {tuple(hits.shape)} and {tuple(labels.shape)}")
+    unknown = labels[(labels < 0) | (labels >= classes)].tolist()
+    if unknown:
+        raise ValueError(f"label {unknown[0]} is no class: expected 0 to {classes - 1}")
+    hits = hits.to(torch.promote_types(hits.dtype, torch.float32))
+    total = hits.new_zeros(classes).index_add(0, labels, hits)
+    return total / hits.new_zeros(classes).index_add(0, labels, torch.ones_like(hits))
 
 
 def _checked(maps: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,20 +132,39 @@ def _checked(maps: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _checked_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"expected boxes (N, 4) of x_min, y_min, x_max, y_max, got shape {tuple(boxes.shape)}")
+    """(N, K, 4) in at least 32 bits, NaN where there is none."""
+    if boxes.ndim not in (2, 3) or boxes.shape[-1] != 4:
+        raise ValueError(
+            f"expected boxes (N, 4) of x_min, y_min, x_max, y_max, got shape {tuple(boxes.shape)}: "
+            "give (N, K, 4) where maps have up to K"
+        )
     height, width = size
     boxes = boxes.to(torch.promote_types(boxes.dtype, torch.float32))
-    low, high = boxes[:, :2], boxes[:, 2:]
+    several = boxes if boxes.ndim == 3 else boxes[:, None]
+    low, high = several[..., :2], several[..., 2:]
     fits = (low >= 0) & (low <= high) & (high <= boxes.new_tensor([width - 1, height - 1]))
-    wrong = (~fits.all(1)).nonzero().flatten().tolist()  # NaN fits nowhere
+    unused = several.isnan().all(2) & (boxes.ndim == 3)
+    wrong = (~(fits.all(2) | unused)).nonzero().tolist()  # NaN fits nowhere
     if wrong:
-        corners = ", ".join(f"{side:g}" for side in boxes[wrong[0]].tolist())
+        i, k = wrong[0]
+        corners = ", ".join(f"{side:g}" for side in several[i, k].tolist())
         raise ValueError(
-            f"box {wrong[0]}, ({corners}), does not lie in a picture of {height} x {width} pixels: expected "
-            f"0 <= x_min <= x_max <= {width - 1} and 0 <= y_min <= y_max <= {height - 1}"
+            f"box {i if boxes.ndim == 2 else (i, k)}, ({corners}), does not lie in a picture of {height} x {width} "
+            f"pixels: expected 0 <= x_min <= x_max <= {width - 1} and 0 <= y_min <= y_max <= {height - 1}"
         )
-    return boxes
+    without = unused.all(1).nonzero().flatten().tolist()
+    if without:
+        raise ValueError(f"map {without[0]} has no box: expected at least one that is not NaN")
+    return several
+
+
+def _within(boxes: Tensor, size: tuple[int, int], tolerance: float = 0.0) -> Tensor:
+    """Which pixels (N, H, W) lie in one of the boxes (N, K, 4) or at most ``tolerance`` pixels beside it."""
+    near = torch.zeros(len(boxes), *size, dtype=torch.bool, device=boxes.device)
+    for one in boxes.unbind(1):  # one after the other, for memory's sake
+        beyond_x, beyond_y = _beyond(one, size)
+        near |= beyond_x.square()[:, None, :] + beyond_y.square()[:, :, None] <= tolerance**2  # never true for NaN
+    return near
 
 
 def _beyond(boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

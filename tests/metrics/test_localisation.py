@@ -8,7 +8,7 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from smoothsal_lib.metrics.localisation import box_share, energy_in_box, pointing_game
+from smoothsal_lib.metrics.localisation import accuracy_by_class, box_share, energy_in_box, pointing_game
 
 BOX = torch.tensor([[1.0, 2, 3, 2]])  # columns 1 to 3 of row 2: three pixels
 
@@ -17,6 +17,9 @@ def _peak(row: int, column: int, height: int = 5, width: int = 6) -> Tensor:
     maps = torch.zeros(1, height, width)
     maps[0, row, column] = 1
     return maps
+
+
+NONE = [math.nan] * 4
 
 
 def _random(n: int = 20, height: int = 13, width: int = 17) -> tuple[Tensor, Tensor]:
@@ -153,3 +156,85 @@ def test_bad_input_is_one_line():
             ValueError, match=r"^box 0, \(.+\), does not lie in .+ x_max <= 5 and 0 <= y_min <= y_max <= 4$"
         ):
             box_share(torch.tensor([corners]), (5, 6))
+
+
+def _several(n: int = 20, most: int = 4, height: int = 13, width: int = 17) -> tuple[Tensor, Tensor, np.ndarray]:
+    """Maps without ties, 1 to ``most`` boxes for each at random places of (n, most, 4), and where they are as masks."""
+    maps, _ = _random(n, height, width)
+    boxes, masks = torch.full((n, most, 4), math.nan), np.zeros((n, height, width), bool)
+    for k in range(most):
+        columns, rows = torch.randint(width, (n, 2)).sort(1).values, torch.randint(height, (n, 2)).sort(1).values
+        for i in range(n):
+            if k == i % most or torch.rand(()) < 0.4:
+                (x_min, x_max), (y_min, y_max) = columns[i].tolist(), rows[i].tolist()
+                boxes[i, k] = torch.tensor([x_min, y_min, x_max, y_max])
+                masks[i, y_min : y_max + 1, x_min : x_max + 1] = True
+    assert 0 < boxes.isnan().sum() < boxes.numel() / 1.5
+    return maps, boxes, masks
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 1.0, 2.5])
+def test_near_any_of_several_boxes_is_a_hit(tolerance: float):
+    maps, boxes, masks = _several()
+    boxes[:, :, 2:] = torch.minimum(boxes[:, :, 2:], boxes[:, :, :2] + 2)  # small, or nothing is a miss
+    expected = []
+    for one, some in zip(maps.numpy(), boxes, strict=True):
+        outside = np.ones(one.shape)
+        for x_min, y_min, x_max, y_max in some[~some.isnan().any(1)].long().tolist():
+            outside[y_min : y_max + 1, x_min : x_max + 1] = 0
+        expected.append(float(distance_transform_edt(outside)[np.unravel_index(one.argmax(), one.shape)] <= tolerance))
+    assert pointing_game(maps, boxes, tolerance).tolist() == expected
+    assert 0 < sum(expected) < len(expected)
+
+
+def test_the_energy_and_the_share_of_several_boxes_are_those_of_their_union():
+    maps, boxes, masks = _several()
+    positive = maps.double().clamp(min=0).numpy()
+    expected = (positive * masks).sum((1, 2)) / positive.sum((1, 2))
+    torch.testing.assert_close(energy_in_box(maps, boxes).double(), torch.tensor(expected), atol=1e-6, rtol=0)
+    share = torch.tensor(masks.mean((1, 2)))
+    torch.testing.assert_close(box_share(boxes, (13, 17)).double(), share, atol=1e-6, rtol=0)
+
+
+def test_one_box_of_many_places_is_that_box():
+    maps, boxes = _random()
+    filled = torch.full((20, 3, 4), math.nan)
+    filled[torch.arange(20), torch.arange(20) % 3] = boxes.float()
+    for game in (lambda m, b: pointing_game(m, b, 1.5), energy_in_box, lambda m, b: box_share(b, (13, 17))):
+        assert torch.equal(game(maps, filled), game(maps, boxes))
+
+
+def test_bad_sets_of_boxes_are_one_line():
+    maps, good = torch.zeros(2, 5, 6), [1.0, 2, 3, 2]
+    for game in (pointing_game, energy_in_box, lambda m, b: box_share(b, (5, 6))):
+        with pytest.raises(ValueError, match="^map 1 has no box: expected at least one that is not NaN$"):
+            game(maps, torch.tensor([[good, NONE], [NONE, NONE]]))
+        with pytest.raises(
+            ValueError, match=r"^box \(1, 0\), \(1, 2, 6, 2\), does not lie in a picture of 5 x 6 pixels"
+        ):
+            game(maps, torch.tensor([[good, NONE], [[1, 2, 6, 2], NONE]]))
+        with pytest.raises(ValueError, match=r"^box \(0, 1\), \(1, nan, 3, 2\), does not lie in"):
+            game(maps, torch.tensor([[good, [1, math.nan, 3, 2]], [good, NONE]]))
+        with pytest.raises(ValueError, match=r"^box 0, \(nan, nan, nan, nan\), does not lie in"):
+            game(maps, torch.tensor([NONE, good]))
+        with pytest.raises(ValueError, match=r"^map 0 has no box"):
+            game(maps, torch.zeros(2, 0, 4))
+        with pytest.raises(ValueError, match=r"got shape \(2, 1, 1, 4\): give \(N, K, 4\) where maps have up to K$"):
+            game(maps, torch.zeros(2, 1, 1, 4))
+
+
+def test_accuracy_by_class_by_hand():
+    hits, labels = torch.tensor([1.0, 0, 1, 0.5, 1]), torch.tensor([2, 0, 2, 2, 0])
+    found = accuracy_by_class(hits, labels, 4)
+    torch.testing.assert_close(found, torch.tensor([0.5, math.nan, 2.5 / 3, math.nan]), equal_nan=True)
+    assert found.nanmean().item() == pytest.approx((0.5 + 2.5 / 3) / 2)  # not 3.5 / 5
+    assert accuracy_by_class(hits.double(), labels, 4).dtype == torch.float64
+    assert accuracy_by_class(hits > 0.9, labels, 4)[2].item() == pytest.approx(2 / 3)
+
+
+def test_accuracy_by_class_refuses_what_makes_no_sense():
+    for label in (-1, 4):
+        with pytest.raises(ValueError, match=f"^label {label} is no class: expected 0 to 3$"):
+            accuracy_by_class(torch.ones(2), torch.tensor([0, label]), 4)
+    with pytest.raises(ValueError, match=r"^expected hits \(N,\) and as many labels, got \(2,\) and \(3,\)$"):
+        accuracy_by_class(torch.ones(2), torch.zeros(3, dtype=torch.long), 4)
