@@ -80,7 +80,9 @@ class ExtractAggregate:
         Raises:
             ValueError: for anything else.
         """
-        *rule, extract, aggregate = text.split("+") if text.count("+") in (1, 2) else ("", "", "")
+        if text.count("+") not in (1, 2):
+            raise ValueError(f"expected a cell such as 'conv3x3+l2', got {text!r}")
+        *rule, extract, aggregate = text.split("+")
         return cls(extract, aggregate, *rule)
 
 
@@ -208,6 +210,7 @@ def fed(layers: Mapping[str, nn.Module | None]) -> Iterator[dict[str, Tensor]]:
     found: dict[str, Tensor] = {}
 
     def keep(name: str, module: nn.Conv2d, args: tuple[Any, ...], output: Tensor) -> None:
+        output = output.detach()
         with torch.no_grad():
             own = module._conv_forward(args[0], module.weight, module.bias)
         close = 1e-3 * float(own.abs().amax())
