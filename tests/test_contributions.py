@@ -276,6 +276,28 @@ def test_at_the_convolutions_of_networks(name: str, fix: str | None, x: Tensor) 
             torch.testing.assert_close(found[layer][:, 0], reduced(made_up, "l2"), msg=lambda m, n=layer: f"{n}: {m}")
 
 
+class Overwrites(nn.Module):
+    """Its convolution is fed a map that ReLU changes afterwards, which autograd allows since it is padded to a copy."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.in_place = in_place
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return (self.second(x) + F.relu(x, self.in_place)).square().mean((2, 3))
+
+
+def test_what_a_convolution_was_fed_may_be_overwritten(x: Tensor) -> None:
+    model = Overwrites(in_place=True).double()
+    same = Overwrites(in_place=False).double()
+    same.load_state_dict(model.state_dict())
+    found = sal.explain(model, x, 1, method="weights+sum", fix=None)
+    for name, expected in sal.explain(same, x, 1, method="weights+sum", fix=None).items():
+        torch.testing.assert_close(found[name], expected)
+
+
 def test_weights_that_do_not_run_are_refused(x: Tensor) -> None:
     """...at the convolutions that are replaced; the others may be explained all the same."""
     model = build("residual")
