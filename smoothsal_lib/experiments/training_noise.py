@@ -37,7 +37,8 @@ from smoothsal_lib.models import load_model, normalize
 from smoothsal_lib.sampling import SmoothGrad
 from smoothsal_lib.training.classifier import Recipe, add_noise, fit
 
-NOISES = (0.0, 0.1, 0.2)  # on the training pictures; the first is the control
+NOISES = (0.0, 0.1)  # on the training pictures; the first is the control
+TEST_NOISES = (0.0, 0.1, 0.2)  # on the pictures of which the accuracy is measured
 LEVEL = 0.15  # of SmoothGrad's noise at test time
 LAYERS = (INPUT, "layer1.1", "layer2.1", "layer3.1")
 OUTPUT = "output"  # stands for the layer where the whole network is measured
@@ -84,12 +85,12 @@ def predictions(model: nn.Module, images: Tensor, labels: Tensor, batch: int = 2
         batch: images that go through the network at once.
 
     Returns:
-        ``top1`` (1 or 0), ``top1_noise_0.1`` and so on for the levels of :data:`NOISES`, and ``confidence``, the
+        ``top1`` (1 or 0), ``top1_noise_0.1`` and so on for :data:`TEST_NOISES`, and ``confidence``, the
         probability of the predicted class of the clean picture; each (N,). Every call draws the same noise.
     """
     device = next(model.parameters()).device
     found: Values = {}
-    for noise in NOISES:
+    for noise in TEST_NOISES:
         generator = torch.Generator().manual_seed(0)
         parts = []
         with torch.no_grad():
@@ -234,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     own.add_argument("--weights", type=Path, default=Path(tempfile.gettempdir()) / "smoothsal_training_noise")
     folder, others = own.parse_known_args(argv)
     counts = {
-        "limit": (500, "measure the maps of so many images"),
+        "limit": (300, "measure the maps of so many images"),
         "pictures": (25_000, "train on so many"),
         "epochs": (3, "of training"),
         "samples": (50, "of SmoothGrad"),

@@ -108,11 +108,11 @@ def test_record(fake_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     record = run("whole")
     assert {"command", "versions", "device", "date", "recipe", "curves", "scored_on"} <= set(record)
     assert record["command"].endswith(" ".join(sizes))
-    assert (record["images"], record["limit"], record["recipe"]["noise"]) == (100, 4, [0.0, 0.1, 0.2])
-    assert all(len(record["curves"][noise]) == 1 for noise in ("0.0", "0.1", "0.2"))
+    assert (record["images"], record["limit"], record["recipe"]["noise"]) == (100, 4, [0.0, 0.1])
+    assert all(len(record["curves"][noise]) == 1 for noise in ("0.0", "0.1"))
     keys = ("training_noise", "sampling", "layer", "measure")
     found = {tuple(row[key] for key in keys): row for row in record["rows"]}
-    assert len(found) == len(record["rows"]) == 3 * ((2 * len(LAYERS) + 1) * MAP_MEASURES + 4)
+    assert len(found) == len(record["rows"]) == 2 * ((2 * len(LAYERS) + 1) * MAP_MEASURES + 4)
     for (noise, sampling, layer, measure), row in found.items():
         assert row["n"] == (100 if layer == "output" else 4)
         assert ("from_training" in row, "from_test" in row) == (noise > 0, sampling == "smoothgrad")
@@ -121,8 +121,8 @@ def test_record(fake_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                 found[noise, "none", layer, measure]["from_training"] + found[0, sampling, layer, measure]["from_test"]
             )
             assert row["interaction"] == pytest.approx(row["from_both"] - alone, abs=1e-5)
-    assert found[0.2, "none", "output", "confidence"]["from_training"] != 0
-    assert found[0.2, "random", "input", "total_variation"]["from_training"] == 0  # the same numbers for all
+    assert found[0.1, "none", "output", "confidence"]["from_training"] != 0
+    assert found[0.1, "random", "input", "total_variation"]["from_training"] == 0  # the same numbers for all
 
     measure, calls = training_noise.map_values, []
 
@@ -137,4 +137,4 @@ def test_record(fake_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(KeyboardInterrupt):
         run("resumed")
     assert run("resumed")["rows"] == record["rows"]
-    assert len(calls) == 1 + 1 + 2  # the first network was not measured again
+    assert len(calls) == 1 + 1 + 1  # the first network was not measured again
