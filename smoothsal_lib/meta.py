@@ -18,7 +18,7 @@ here it is the score f_c, as everywhere in this library, so that ε = 0 is the m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -28,9 +28,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from smoothsal_lib.capture import Capture, Layers, forward
-from smoothsal_lib.state import preserved, replaced
+from smoothsal_lib.state import own_tensors, preserved, replaced
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,9 @@ class MetaStep:
     Each picture learns on its own, so a batch costs as much as its pictures one after the other. First order costs one
     more forward and backward pass an image, second order a pass through the graph of that backward pass as well, about
     three times a plain map's time in all; chapter 11 of the book measures it.
+
+    All parameters learn, frozen ones too. Under a repair it is the repaired network that does: with a backward hook the
+    step follows the blurred gradient, and a surrogate's own layers stay as they are.
 
     Args:
         rate: ε, the learning rate.
@@ -71,7 +75,7 @@ def stepped(model: nn.Module, x: Tensor, target: Tensor, rate: float) -> Iterato
     """
     with preserved(model), torch.inference_mode(False), torch.enable_grad():
         old, live = _live(model)
-        loss = F.cross_entropy(functional_call(model, live, (x.clone(),)), target)
+        loss = F.cross_entropy(_with(model, live)(x.clone()), target)
         new = _after(live, torch.autograd.grad(loss, list(live.values()), allow_unused=True), rate)
     versions = [nn.Parameter(new[name].detach(), parameter.requires_grad) for name, parameter in old.items()]
     with replaced(model, zip(old.values(), versions, strict=True)):
@@ -100,14 +104,14 @@ def capture_stepped(
         ``logits`` of the network after the step; ``activations`` x^l of the network before it; ``gradients``: the
         derivative by something added to x^l in both passes.
     """
-    with preserved(model), torch.inference_mode(False), torch.enable_grad():
+    # Of attention's kernels only the plain one can be differentiated twice.
+    with preserved(model), torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         _, live = _live(model)
-        run = partial(functional_call, model, live)
-        before, inner = forward(model, x, layers, nullcontext(), activations=True, run=run)
+        before, inner = forward(model, x, layers, nullcontext(), activations=True, run=_with(model, live))
         loss = F.cross_entropy(before, target)
         gradients = torch.autograd.grad(loss, list(live.values()), create_graph=True, allow_unused=True)
-        run = partial(functional_call, model, _after(live, gradients, rate))
-        logits, outer = forward(model, x, list(inner), rule, activations=False, run=run)
+        learnt = _with(model, _after(live, gradients, rate))
+        logits, outer = forward(model, x, list(inner), rule, activations=False, run=learnt)
         edges = [record.edge for record in (*inner.values(), *outer.values())]
         parts = torch.autograd.grad(logits.gather(1, target[:, None]).sum(), edges, allow_unused=True)
     n = len(inner)
@@ -123,6 +127,19 @@ def _live(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, Tensor]]
     """The network's floating-point parameters, and leaves of an autograd graph with their values."""
     old = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
     return old, {name: p.detach().clone().requires_grad_() for name, p in old.items()}
+
+
+def _with(model: nn.Module, values: dict[str, Tensor]) -> Callable[[Tensor], Any]:
+    """``model`` with other values for the named parameters; one that is tied has them in all its places."""
+    value_of = {id(p): values[name] for name, p in model.named_parameters() if name in values}
+    # Every place is named once: of a module with two names, functional_call would give back one set of parameters only.
+    places = {
+        f"{prefix}.{name}" if prefix else name: value_of[id(own)]
+        for prefix, module in model.named_modules()
+        for name, own in own_tensors(module)
+        if id(own) in value_of
+    }
+    return partial(functional_call, model, places, tie_weights=False)
 
 
 def _after(old: dict[str, Tensor], gradients: tuple[Tensor | None, ...], rate: float) -> dict[str, Tensor]:
