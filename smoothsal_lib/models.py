@@ -1,19 +1,24 @@
-"""Networks to explain: the embedded ``tiny_resnet`` and torchvision's ResNets."""
+"""Networks to explain: the embedded ``tiny_resnet``, torchvision's, and those of the pointing game on PASCAL VOC."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Sequence
+import pickle
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision import models as torchvision_models
-from torchvision.models.resnet import BasicBlock
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
+from smoothsal_lib.datasets.voc import CLASSES as VOC_CLASSES
 from smoothsal_lib.embedded import data_folder
 from smoothsal_lib.fixes.surrogate import Surrogate
 from smoothsal_lib.state import preserved
@@ -27,6 +32,15 @@ DOWNLOADED = {
     "resnet18": "ResNet18_Weights.IMAGENET1K_V1",
     "resnet34": "ResNet34_Weights.IMAGENET1K_V1",
     "resnet50": "ResNet50_Weights.IMAGENET1K_V1",
+    "vgg16": "VGG16_Weights.IMAGENET1K_V1",
+}
+
+CAFFE_MEAN = (123.68, 116.779, 103.939)  # of red, green and blue between 0 and 255
+WINDOW = 224  # what the networks of the pointing game were trained on
+POSITIONS = ("mean", "log_mean_exp")
+VOC_FILES = {  # beneath dl.fbaipublicfiles.com/torchray
+    "vgg16": "vgg16_voc-b050e8c3.pth.tar",
+    "resnet50": "resnet50_voc-9ca920d6.pth.tar",
 }
 
 
@@ -104,9 +118,9 @@ def load_model(name: str | None = None, folder: str | Path | None = None) -> nn.
 
     Args:
         name: ``"tiny_resnet"`` ships with the library: 100 classes, pictures of 64 to 160 px, no network needed.
-            ``"resnet18"``, ``"resnet34"`` and ``"resnet50"`` are torchvision's: 1,000 classes of ImageNet, made for
-            224 px, downloaded once and checked against the hash in the file's name. ``None`` takes the environment
-            variable ``SMOOTHSAL_MODEL``, or ``"tiny_resnet"`` where it is not set.
+            ``"resnet18"``, ``"resnet34"``, ``"resnet50"`` and ``"vgg16"`` (no strided convolutions) are torchvision's:
+            1,000 classes of ImageNet, made for 224 px, downloaded once and checked against the hash in the file's name.
+            ``None`` takes the environment variable ``SMOOTHSAL_MODEL``, or ``"tiny_resnet"`` where it is not set.
         folder: where ``tiny_resnet.safetensors`` lies; ``None`` means the file that ships with the library.
 
     Raises:
@@ -155,6 +169,189 @@ def _load_downloaded(name: str) -> nn.Module:
     model.load_state_dict(state)
     model.categories = list(weights.meta["categories"])
     return model.eval()
+
+
+def caffe_pixels(x: Tensor) -> Tensor:
+    """Normalised pictures (N, 3, H, W) as Caffe's networks expect them: 0 to 255 minus :data:`CAFFE_MEAN`, still RGB.
+
+    To fold this into the first convolution would be wrong at the border: its padding is zero behind the subtraction.
+    """
+    mean, std, caffe = (x.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD, CAFFE_MEAN))
+    return x * (255 * std) + (255 * mean - caffe)
+
+
+def _check_positions(positions: str) -> str:
+    if positions not in POSITIONS:
+        raise ValueError(f"unknown positions {positions!r}: choose one of {', '.join(POSITIONS)}")
+    return positions
+
+
+def _over_positions(scores: Tensor, positions: str) -> Tensor:
+    """Scores (N, classes, h, w) of every window of a picture to logits (N, classes)."""
+    if positions == "mean":
+        return scores.mean((2, 3))
+    return scores.flatten(2).logsumexp(2) - math.log(scores.shape[2] * scores.shape[3])
+
+
+def _check_window(x: Tensor) -> Tensor:
+    if min(x.shape[2:]) < WINDOW:
+        raise ValueError(f"expected pictures of at least {WINDOW} x {WINDOW} pixels, got {tuple(x.shape[2:])}")
+    return x
+
+
+class CaffeVGG16(nn.Module):
+    """The VGG16 of the pointing game (Zhang et al. 2016, arXiv 1608.00507): converted from Caffe, fully convolutional.
+
+    It differs from torchvision's in the pixels it expects (:func:`caffe_pixels`, which it calls itself) and in poolings
+    that round up. Layers are named as in torchvision. The classifier sees every window of 7 x 7 places that a larger
+    picture has, one in one of 224 pixels.
+
+    Args:
+        positions: what becomes of the windows' scores, see :func:`load_voc_model`.
+    """
+
+    categories: list[str]
+
+    def __init__(self, positions: str = "mean") -> None:
+        super().__init__()
+        self.positions = _check_positions(positions)
+        self.features = torchvision_models.vgg16(num_classes=1, init_weights=False).features
+        for module in self.features:
+            if isinstance(module, nn.MaxPool2d):
+                module.ceil_mode = True
+        self.classifier = nn.Sequential(
+            nn.Conv2d(512, 4096, 7),
+            nn.ReLU(inplace=True),
+            nn.Dropout(),
+            nn.Conv2d(4096, 4096, 1),
+            nn.ReLU(inplace=True),
+            nn.Dropout(),
+            nn.Conv2d(4096, len(VOC_CLASSES), 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, shape (N, 20), for normalised pictures (N, 3, H, W) of at least 224 pixels a side."""
+        scores = self.classifier(self.features(caffe_pixels(_check_window(x))))
+        return _over_positions(scores, self.positions)
+
+
+class CaffeResNet50(ResNet):
+    """The ResNet50 of the pointing game (TorchRay, Fong et al. 2019, arXiv 1910.08485): converted from Caffe.
+
+    It differs from torchvision's in the pixels it expects (:func:`caffe_pixels`, which it calls itself), a bias in the
+    first convolution, a max-pooling without padding that rounds up, and the strides of stages 2 to 4, which the first
+    1 x 1 convolution of a stage has instead of the 3 x 3 one. Layers are named as in torchvision. The classifier sees
+    the mean of every window of 7 x 7 places that a larger picture has, one in one of 224 pixels.
+
+    Args:
+        positions: what becomes of the windows' scores, see :func:`load_voc_model`.
+    """
+
+    categories: list[str]
+
+    def __init__(self, positions: str = "mean") -> None:
+        super().__init__(Bottleneck, [3, 4, 6, 3], num_classes=len(VOC_CLASSES))
+        self.positions = _check_positions(positions)
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3)
+        self.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+        for stage in (self.layer2, self.layer3, self.layer4):
+            stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
+        self.avgpool = nn.AvgPool2d(7, stride=1)
+        self.fc = nn.Conv2d(2048, len(VOC_CLASSES), 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, shape (N, 20), for normalised pictures (N, 3, H, W) of at least 224 pixels a side."""
+        x = self.relu(self.bn1(self.conv1(caffe_pixels(_check_window(x)))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(self.maxpool(x)))))
+        return _over_positions(self.fc(self.avgpool(x)), self.positions)
+
+
+def load_voc_model(arch: str, weights: str | Path, positions: str = "mean") -> nn.Module:
+    """A network of the pointing game on PASCAL VOC, in evaluation mode, with its 20 class names in ``categories``.
+
+    It takes what every network of this library takes, pictures that went through :func:`normalize`, and gives logits
+    (N, 20), one independent yes or no a class.
+
+    Args:
+        arch: ``"vgg16"`` or ``"resnet50"``.
+        weights: a file that torch saved. Either the published checkpoint, converted from Caffe (:data:`VOC_FILES` of
+            TorchRay, see :class:`CaffeVGG16` and :class:`CaffeResNet50`), or the state of torchvision's network with 20
+            outputs, which is then loaded as it is.
+        positions: how a picture larger than 224 pixels, in which the published networks have several scores for each
+            class, one for every window of that size at a stride of 32, comes by one logit. ``"mean"`` of them; or
+            ``"log_mean_exp"``, log(mean(exp)), whose gradient prefers the windows with the higher scores by their
+            softmax, as TorchRay does in the pointing game, and for which there is no DeepLift. torchvision's networks
+            pool adaptively instead.
+
+    Raises:
+        ValueError: for an unknown name, or a file that is none of these.
+        FileNotFoundError: when there is no such file.
+    """
+    if arch not in VOC_FILES:
+        raise ValueError(f"unknown network {arch!r}: choose one of {', '.join(VOC_FILES)}")
+    _check_positions(positions)
+    path = Path(weights)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no weights {str(path)!r}: {VOC_FILES[arch]} is published beneath dl.fbaipublicfiles.com/torchray"
+        )
+    state = _read_state(path)
+    model: Any
+    if arch == "vgg16" and "classifier.2.weight" in state:
+        # torchvision counts the dropout layers, Caffe does not.
+        renamed = {"classifier.2": "classifier.3", "classifier.4": "classifier.6"}
+        state = {re.sub(r"^classifier\.[24]", lambda old: renamed[old[0]], key): value for key, value in state.items()}
+        model = CaffeVGG16(positions)
+        _load_checked(model, _as_convolutions(state, model), arch, path)
+        model.features[0].weight.data = model.features[0].weight.data.flip(1)  # from BGR, Caffe's order, to RGB
+    elif arch == "resnet50" and "bn1.0.running_mean" in state:
+        # Caffe normalises in one layer and rescales in another, which torch has in one.
+        state = {re.sub(r"\b(bn\d|downsample\.1)\.[01]\.", r"\1.", key): value for key, value in state.items()}
+        model = CaffeResNet50(positions)
+        _load_checked(model, _as_convolutions(state, model), arch, path)
+        model.conv1.weight.data = model.conv1.weight.data.flip(1)
+    else:
+        model = torchvision_models.get_model(arch, num_classes=len(VOC_CLASSES))
+        _load_checked(model, state, arch, path)
+    model.categories = list(VOC_CLASSES)
+    return model.eval()
+
+
+def _read_state(path: Path) -> Mapping[str, Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (EOFError, RuntimeError, pickle.UnpicklingError):
+        raise ValueError(f"{path.name} is no file that torch.load(weights_only=True) can read") from None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path.name} holds no state dict: expected names and tensors")
+    return state
+
+
+def _as_convolutions(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The weights of linear layers in the shape of the convolutions that ``model`` has for them."""
+    shapes = {name: value.shape for name, value in model.state_dict().items() if name.startswith(("classifier", "fc"))}
+    return {
+        name: value.reshape(shapes[name]) if name in shapes and shapes[name].numel() == value.numel() else value
+        for name, value in state.items()
+    }
+
+
+def _load_checked(model: nn.Module, state: Mapping[str, Tensor], arch: str, path: Path) -> None:
+    """Load weights that must fit; torch's own message has a line for every tensor that does not."""
+    expected = model.state_dict()
+    lacking = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
+    foreign = [name for name in state if name not in expected]
+    wrong = [name for name, value in state.items() if name in expected and value.shape != expected[name].shape]
+    if lacking:
+        problem = f"it has no {lacking[0]!r}"
+    elif foreign:
+        problem = f"it has {foreign[0]!r}"
+    elif wrong:
+        problem = f"{wrong[0]!r} is {tuple(state[wrong[0]].shape)} instead of {tuple(expected[wrong[0]].shape)}"
+    else:
+        model.load_state_dict(dict(state))
+        return
+    raise ValueError(f"{path.name} does not fit a {arch} with {len(VOC_CLASSES)} outputs: {problem}")
 
 
 def load_surrogate(name: str = EMBEDDED) -> Surrogate:

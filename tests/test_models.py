@@ -1,20 +1,26 @@
 from __future__ import annotations
 
 import urllib.error
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
-from torch import nn
-from torchvision.models import ResNet18_Weights, resnet18
+from torch import Tensor, nn
+from torchvision.models import ResNet18_Weights, VGG16_Weights, resnet18, resnet50, vgg16
 
+import smoothsal_lib as sal
 from smoothsal_lib import models
+from smoothsal_lib.datasets import voc
 from smoothsal_lib.embedded import PACKAGE, data_folder
 from smoothsal_lib.models import (
+    CaffeResNet50,
+    CaffeVGG16,
     TinyResNet,
     load_model,
     load_surrogate,
+    load_voc_model,
     load_weights,
     normalize,
     save_weights,
@@ -91,7 +97,7 @@ def test_the_environment_names_the_default_model(folder: Path, monkeypatch: pyte
     assert isinstance(load_model(), TinyResNet)
     monkeypatch.setenv("SMOOTHSAL_MODEL", "resnet_of_mine")
     with pytest.raises(
-        ValueError, match=r"^unknown model 'resnet_of_mine': .*tiny_resnet, resnet18, resnet34, resnet50$"
+        ValueError, match=r"^unknown model 'resnet_of_mine': .*tiny_resnet, resnet18, resnet34, resnet50, vgg16$"
     ):
         load_model()
     assert isinstance(load_model("tiny_resnet"), TinyResNet)  # a name given is a name meant
@@ -144,6 +150,14 @@ def test_torchvisions_networks_come_with_their_names(monkeypatch: pytest.MonkeyP
     assert len(model.categories) == 1000 and model.categories[281] == "tabby"
     assert not model.training
     torch.testing.assert_close(model.conv1.weight, state["conv1.weight"])
+
+
+def test_torchvisions_vgg16_is_among_them(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(
+        models.torchvision_models, "get_model", lambda name: nn.Linear(2, 2) if name == "vgg16" else None
+    )
+    monkeypatch.setattr(VGG16_Weights, "get_state_dict", lambda self, **options: nn.Linear(2, 2).state_dict())
+    assert load_model("vgg16").categories[281] == "tabby"
 
 
 class Fixed(nn.Module):
@@ -200,3 +214,215 @@ def test_the_data_folder_of_an_installed_package(tmp_path: Path, monkeypatch: py
     (package / "data").rmdir()
     (tmp_path / "pyproject.toml").touch()
     assert data_folder() == tmp_path / "data"
+
+
+# The networks of the pointing game. The reference is torchvision's network, changed by hand to what Caffe computes and
+# given pictures prepared the Caffe way (BGR, 0 to 255, minus the mean); the file holds its weights as published.
+
+
+def _few_numbers(rows: int, columns: int) -> Tensor:
+    """A random matrix of which few numbers lie in memory, and so in a file: its rows are those of a sliding window."""
+    return torch.randn(rows + columns).mul(columns**-0.5).as_strided((rows, columns), (1, 1))
+
+
+def _published_vgg16() -> tuple[nn.Module, dict[str, Tensor]]:
+    network = vgg16(num_classes=20, init_weights=False)
+    for module in network.features:
+        if isinstance(module, nn.MaxPool2d):
+            module.ceil_mode = True
+        elif isinstance(module, nn.Conv2d):  # as strong behind all layers as before the first
+            nn.init.kaiming_normal_(module.weight)
+    weights = {"classifier.0.weight": _few_numbers(4096, 25088)}
+    network.load_state_dict(weights, strict=False)
+    state = {
+        name.replace("classifier.3", "classifier.2").replace("classifier.6", "classifier.4"): value
+        for name, value in {**network.state_dict(), **weights}.items()
+    }
+    return network, state
+
+
+def _published_resnet50() -> tuple[nn.Module, dict[str, Tensor]]:
+    network = resnet50(num_classes=20)
+    network.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=True)
+    network.maxpool = nn.MaxPool2d(3, 2, 0, ceil_mode=True)
+    for stage in (network.layer2, network.layer3, network.layer4):
+        stage[0].conv1, stage[0].conv2 = (
+            nn.Conv2d(stage[0].conv1.in_channels, stage[0].conv1.out_channels, 1, 2, bias=False),
+            nn.Conv2d(stage[0].conv2.in_channels, stage[0].conv2.out_channels, 3, 1, 1, bias=False),
+        )
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.3, 0.3), module.running_var.uniform_(0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.5), nn.init.uniform_(module.bias, -0.3, 0.3)
+    norms = {name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    state = {}
+    for name, value in network.state_dict().items():
+        layer, _, kind = name.rpartition(".")
+        if layer in norms:
+            layer += ".0" if kind.startswith("running") else ".1"
+        if kind != "num_batches_tracked":
+            state[f"{layer}.{kind}"] = value
+    assert "layer2.0.downsample.1.0.running_mean" in state and "layer2.0.downsample.0.weight" in state
+    return network, state
+
+
+PUBLISHED = {"vgg16": _published_vgg16, "resnet50": _published_resnet50}
+
+
+@pytest.fixture(scope="module", params=list(PUBLISHED))
+def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, nn.Module, Path]:
+    """A name, the network in Caffe's terms, and a file in the published format, written by an old torch."""
+    torch.manual_seed(0)
+    network, state = PUBLISHED[request.param]()
+    path = tmp_path_factory.mktemp("published") / f"{request.param}_voc.pth.tar"
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    return request.param, network.double().eval(), path
+
+
+def _for_caffe(pixels: Tensor) -> Tensor:
+    """Pictures (N, 3, H, W) between 0 and 1."""
+    mean = torch.tensor([103.939, 116.779, 123.68], dtype=pixels.dtype)
+    return pixels[:, [2, 1, 0]] * 255 - mean[:, None, None]
+
+
+@torch.no_grad()
+def _window_scores(network: nn.Module, x: Tensor) -> list[Tensor]:
+    """The (N, 20) scores of every window of 7 x 7 places of the last map."""
+    if isinstance(network, type(vgg16(num_classes=1, init_weights=False))):
+        found, head = network.features(x), lambda window: network.classifier(window.flatten(1))
+    else:
+        x = network.maxpool(network.relu(network.bn1(network.conv1(x))))
+        found = network.layer4(network.layer3(network.layer2(network.layer1(x))))
+        head = lambda window: network.fc(window.mean((2, 3)))  # noqa: E731
+    rows, columns = found.shape[2] - 6, found.shape[3] - 6
+    return [head(found[:, :, i : i + 7, j : j + 7]) for i in range(rows) for j in range(columns)]
+
+
+def test_published_networks_compute_what_caffe_does(published: tuple[str, nn.Module, Path]):
+    arch, network, path = published
+    model = load_voc_model(arch, path)
+    assert isinstance(model, CaffeVGG16 if arch == "vgg16" else CaffeResNet50)
+    assert model.categories == list(voc.CLASSES)
+    assert not any(module.training for module in model.modules())
+    assert next(model.parameters()).dtype == torch.float32
+    pixels = torch.rand(1, 3, 224, 224, dtype=torch.float64)
+    with torch.no_grad():
+        found, expected = model.double()(normalize(pixels)), network(_for_caffe(pixels))
+    torch.testing.assert_close(found, expected, atol=0, rtol=1e-9)
+    assert expected.std() > 1e-3 * expected.abs().max()  # the classes differ
+
+
+def test_a_larger_picture_has_the_mean_score_of_its_windows(published: tuple[str, nn.Module, Path]):
+    arch, network, path = published
+    model = load_voc_model(arch, path).double()
+    pixels = torch.rand(1, 3, 227, 232, dtype=torch.float64)
+    scores = torch.stack(_window_scores(network, _for_caffe(pixels)))
+    assert len(scores) == 4
+    with torch.no_grad():
+        found = model(normalize(pixels))
+        model.positions = "log_mean_exp"
+        soft = model(normalize(pixels))
+    torch.testing.assert_close(found, scores.mean(0), atol=0, rtol=1e-9)
+    highest = scores.amax(0)
+    expected = highest + (scores - highest).exp().mean(0).log()
+    torch.testing.assert_close(soft, expected, atol=0, rtol=1e-9)
+    assert load_voc_model(arch, path, "log_mean_exp").positions == "log_mean_exp"
+
+
+def test_published_networks_can_be_explained_and_repaired(published: tuple[str, nn.Module, Path]):
+    arch, _, path = published
+    model = load_voc_model(arch, path)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    x = normalize(torch.rand(1, 3, 224, 256))
+    layer = {"vgg16": "features.29", "resnet50": "layer4.2"}[arch]
+    listed = sal.hidden_layers(model, x)
+    assert layer in listed and min(one.shape[0] for one in listed.values()) > 3  # the change of colours is not among
+    assert listed[layer].stride == {"vgg16": (16, 16), "resnet50": (32, 32)}[arch]
+    maps = sal.explain(model, x, 14, ["input", layer], "gradient", None)
+    assert {name: tuple(one.shape[:2]) for name, one in maps.items()} == {
+        "input": (1, 3), layer: (1, listed[layer].shape[0])
+    }  # fmt: skip
+    if arch == "vgg16":
+        with pytest.raises(ValueError, match="has no strided convolution, so nothing to repair: use fix=None$"):
+            sal.explain(model, x, 14, layer, "gradient", "backward")
+    else:
+        with torch.no_grad(), sal.smoothed(model, "backward"):
+            assert model(x).shape == (1, 20)
+        repaired = sal.explain(model, x, 14, "input", "gradient", "backward")["input"]
+        assert not torch.allclose(repaired, maps["input"])
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("published", ["resnet50"], indirect=True)  # a VGG16 has fewer functions, at twice the cost
+def test_deeplift_of_a_published_network_adds_up(published: tuple[str, nn.Module, Path]):
+    arch, _, path = published
+    model = load_voc_model(arch, path).double()
+    x = normalize(torch.rand(1, 3, 224, 256, dtype=torch.float64))
+    total = sal.explain(model, x, 3, ["input", "layer4"], "deeplift", None)
+    with torch.no_grad():
+        difference = (model(x) - model(torch.zeros_like(x)))[0, 3]
+    for one in total.values():
+        torch.testing.assert_close(one.sum(), difference, atol=0, rtol=1e-6)
+
+
+def test_published_networks_refuse_small_pictures(published: tuple[str, nn.Module, Path]):
+    arch, _, path = published
+    with pytest.raises(ValueError, match=r"^expected pictures of at least 224 x 224 pixels, got \(300, 223\)$"):
+        load_voc_model(arch, path)(torch.zeros(1, 3, 300, 223))
+
+
+def test_classifier_weights_may_be_those_of_convolutions(tmp_path: Path):
+    """Caffe has no difference between the two, and what was converted may have kept four axes."""
+    network, state = _published_vgg16()
+    four = {f"classifier.{i}.weight": state[f"classifier.{i}.weight"][..., None, None] for i in (2, 4)}
+    torch.save({**state, **four}, tmp_path / "four.pth")
+    model = load_voc_model("vgg16", tmp_path / "four.pth")
+    assert torch.equal(model.classifier[0].weight.flatten(1), network.classifier[0].weight)
+    assert torch.equal(model.classifier[6].weight.flatten(1), network.classifier[6].weight)
+
+
+@pytest.mark.parametrize("make", [resnet50, vgg16])
+def test_a_plain_state_dict_is_torchvisions_network(make: Callable[..., nn.Module], tmp_path: Path):
+    network = make(num_classes=20).eval()
+    state = network.state_dict()
+    if make is vgg16:
+        state["classifier.0.weight"] = _few_numbers(4096, 25088)
+        network.load_state_dict(state)
+    torch.save(state, tmp_path / "plain.pth")
+    model = load_voc_model(make.__name__, tmp_path / "plain.pth")
+    assert type(model) is type(network) and not model.training and model.categories[14] == "person"
+    x = torch.randn(1, 3, 224, 240)
+    with torch.no_grad():
+        assert torch.equal(model(x), network(x))
+
+
+def test_weights_that_do_not_fit_are_one_line(tmp_path: Path):
+    path = tmp_path / "some.pth"
+    with pytest.raises(ValueError, match="^unknown network 'resnet18': choose one of vgg16, resnet50$"):
+        load_voc_model("resnet18", path)
+    with pytest.raises(ValueError, match="^unknown positions 'max': choose one of mean, log_mean_exp$"):
+        load_voc_model("resnet50", path, "max")
+    with pytest.raises(
+        FileNotFoundError, match=r"^no weights '.*some.pth': resnet50_voc-9ca920d6.pth.tar is published"
+    ):
+        load_voc_model("resnet50", path)
+    path.write_bytes(b"no weights")
+    with pytest.raises(ValueError, match=r"^some.pth is no file that torch.load\(weights_only=True\) can read$"):
+        load_voc_model("resnet50", path)
+    torch.save([torch.zeros(2)], path)
+    with pytest.raises(ValueError, match="^some.pth holds no state dict: expected names and tensors$"):
+        load_voc_model("resnet50", path)
+    state = resnet50(num_classes=20).state_dict()
+    wide = "^some.pth does not fit a resnet50 with 20 outputs: 'fc.bias' is \\(1000,\\) instead of \\(20,\\)$"
+    for changed, message in (
+        ({name: value for name, value in state.items() if name != "layer1.0.bn1.bias"}, "has no 'layer1.0.bn1.bias'$"),
+        ({**state, "more": torch.zeros(1)}, "outputs: it has 'more'$"),
+        ({**state, "fc.bias": torch.zeros(1000)}, wide),
+    ):
+        torch.save(changed, path)
+        with pytest.raises(ValueError, match=message):
+            load_voc_model("resnet50", path)
+    with pytest.raises(
+        ValueError, match="^some.pth does not fit a vgg16 with 20 outputs: it has no 'features.0.weight'$"
+    ):
+        load_voc_model("vgg16", path)
