@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from networks import build
 
 import smoothsal_lib as sal
-from smoothsal_lib.extract import REDUCTIONS, RESIZINGS, resize_map, saliency_map
+from smoothsal_lib.extract import REDUCTIONS, RESIZINGS, capped, resize_map, saliency_map, times_image
 from smoothsal_lib.layers import HiddenLayer
 
 # One image, three channels, two positions: the channels are 3, -4, 0 at the first and 1, 1, 1 at the second.
@@ -16,6 +17,7 @@ BY_HAND = {
     "abs_mean": [7 / 3, 1.0],
     "l2": [5.0, 3**0.5],
     "max_abs": [4.0, 1.0],
+    "positive_norm": [3.0, 3**0.5],
 }
 
 
@@ -38,10 +40,59 @@ def test_images_do_not_mix(reduce: str):
 
 
 def test_bad_input_is_one_line():
-    with pytest.raises(ValueError, match=r"^unknown reduction 'max': choose one of mean, sum, abs_mean, l2, max_abs$"):
+    with pytest.raises(ValueError, match=r"^unknown reduction 'max': choose one of mean, .*, max_abs, positive_norm$"):
         saliency_map(ATTRIBUTION, "max")
     with pytest.raises(ValueError, match=r"^expected an attribution of shape \(N, C, H, W\), got \(3, 1, 2\)$"):
         saliency_map(ATTRIBUTION[0])
+
+
+@pytest.mark.parametrize("percentile", [50, 90, 99.0, 100])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_capped_by_numpy(percentile: float, dtype: torch.dtype):
+    """Every map by the percentile of its own magnitudes; signs stay."""
+    maps = torch.randn(3, 9, 11, dtype=torch.float64).pow(3).to(dtype)
+    found = capped(maps, percentile)
+    assert found.dtype == dtype
+    for one, result in zip(maps.double(), found.double(), strict=True):
+        limit = np.percentile(one.abs(), percentile)
+        expected = one.sign() * one.abs().clamp(max=limit)
+        torch.testing.assert_close(result, expected, rtol=max(4 * torch.finfo(dtype).eps, 1e-9), atol=0)
+    assert torch.equal(found, maps) == (percentile == 100)
+
+
+def test_capped_by_hand():
+    """Magnitudes 0, 1, 2, 10: the third quartile lies a quarter of the way from 2 to 10."""
+    maps = torch.tensor([[[0.0, -1.0], [2.0, -10.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    assert capped(maps, 75).tolist() == [[[0, -1], [2, -4]], [[0, 0], [0, 0]]]
+    assert torch.equal(capped(maps), capped(maps, 99))
+
+
+def test_times_the_image_by_hand():
+    picture = torch.tensor([[[[1.0, 2.0]], [[3.0, 6.0]]], [[[0.0, 0.0]], [[2.0, -2.0]]]])  # (2, 2, 1, 2)
+    maps = torch.tensor([[[5.0, -1.0]], [[1.0, 3.0]]])
+    assert times_image(maps, picture).tolist() == [[[10, -4]], [[1, -3]]]
+    assert torch.equal(times_image(picture, picture), picture.square())
+
+
+def test_times_the_image_is_gradient_times_activation(x: torch.Tensor):
+    model = build("residual")
+    gradient = sal.explain(model, x, 1, "input", "gradient")["input"]
+    product = sal.explain(model, x, 1, "input", "gradient_x_activation")["input"]
+    torch.testing.assert_close(times_image(gradient, x), product)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 16, 16), (3, 1, 16, 16), (16, 16)])
+def test_times_the_image_needs_its_size(shape: tuple[int, ...], x: torch.Tensor):
+    with pytest.raises(ValueError, match=r"^maps of \(.*\) are not at the size of pictures of \(3, 3, 16, 16\)"):
+        times_image(torch.zeros(shape), x)
+
+
+@pytest.mark.parametrize("percentile", [0, -1, 100.5, float("nan")])
+def test_bad_percentiles_are_one_line(percentile: float):
+    with pytest.raises(ValueError, match=f"^percentile = {percentile} is not above 0 and at most 100$"):
+        capped(torch.zeros(2, 3, 3), percentile)
+    with pytest.raises(ValueError, match=r"^expected maps of shape \(N, H, W\), got \(3, 3\)$"):
+        capped(torch.zeros(3, 3))
 
 
 def layer(size: tuple[int, int], stride: tuple[int, int], offset: tuple[float, float]) -> HiddenLayer:

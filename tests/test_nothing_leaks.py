@@ -15,7 +15,18 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 import smoothsal_lib as sal
+from smoothsal_lib import MetaStep
 from smoothsal_lib.fixes import BackwardHook, Fix, ForwardHook, Surrogate
+from smoothsal_lib.sampling import (
+    AdaptGrad,
+    FusionGrad,
+    NoiseGrad,
+    Path,
+    Sampling,
+    SmoothGrad,
+    SmoothGradSquared,
+    VarGrad,
+)
 
 
 class Mine(nn.Module):
@@ -113,17 +124,101 @@ ENDINGS: dict[str, tuple[type[BaseException] | None, Any]] = {
 
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("fix", FIXES)
-@pytest.mark.parametrize("method", sal.METHODS)
+@pytest.mark.parametrize("method", [*sal.METHODS, "weights+l2"])
 def test_explain_leaves_nothing(method: str, fix: str, ending: str, x: Tensor) -> None:
     failure, target = ENDINGS[ending]
     model = used(failure)
     repair = FIXES[fix](model)
     images = x[:1].clone().requires_grad_()
     before = state(model, images)
-    expected = failure or (ValueError if ending == "bad target" else None)
+    layers: list[str] = {"cam": ["last"], "weights+l2": ["block.conv1"]}.get(method, ["input", "relu", "block"])
+    refused = ending == "bad target" or (method == "weights+l2" and fix in ("forward:paper", "surrogate", "several"))
+    expected = ValueError if refused else failure  # a refusal comes before the layer that fails
     with pytest.raises(expected) if expected else torch.enable_grad():
-        sal.explain(model, images, target, ["input", "relu", "block"], method, repair, steps=2)
+        sal.explain(model, images, target, layers, method, repair, steps=2, sampling=SAMPLINGS.get(method))
     assert state(model, images) == before
+
+
+SAMPLINGS: dict[str, Sampling] = {
+    "smoothgrad": SmoothGrad(3, batch=2),
+    "smoothgrad_squared": SmoothGradSquared(3, batch=2),
+    "vargrad": VarGrad(3, batch=2),
+    "adaptgrad": AdaptGrad(3, batch=2),
+    "noisegrad": NoiseGrad(3),
+    "fusiongrad": FusionGrad(2, m=2, batch=2),
+    "path": Path(3, batch=2),
+    "smooth_grad_cam++": SmoothGrad(2),  # keeps its own number of looks down in the tests of methods
+}
+LATER: dict[str, tuple[type[BaseException] | None, int]] = {
+    "success": (None, 0),
+    "a layer raises": (ArithmeticError, 1),
+    "a layer raises later": (ArithmeticError, 2),
+    "interrupted": (KeyboardInterrupt, 1),
+    "interrupted later": (KeyboardInterrupt, 2),
+}
+
+
+def used_for(passes: int, failure: type[BaseException] | None) -> nn.Module:
+    """A network that fails after so many forward passes: the first is that of the clean picture."""
+    model = used()
+    left = [passes]
+
+    def fail(*_: Any) -> None:
+        left[0] -= 1
+        if failure is not None and left[0] < 0:
+            raise failure("on purpose")
+
+    model.last.register_forward_hook(fail)
+    return model
+
+
+@pytest.mark.parametrize("ending", LATER)
+@pytest.mark.parametrize("fix", ["none", "surrogate"])
+@pytest.mark.parametrize("method", ["gradient", "deeplift", "lrp"])
+@pytest.mark.parametrize("sampling", sal.sampling.SAMPLINGS)
+def test_sampling_leaves_nothing(sampling: str, method: str, fix: str, ending: str, x: Tensor) -> None:
+    failure, passes = LATER[ending]
+    model = used_for(passes, failure)
+    repair = FIXES[fix](model)
+    images = x[:2].clone().requires_grad_()
+    weights = [parameter.clone() for parameter in model.parameters()]
+    before = state(model, images)
+    with pytest.raises(failure, match="on purpose") if failure else torch.enable_grad():
+        sal.explain(model, images, None, ["input", "block"], method, repair, sampling=SAMPLINGS[sampling])
+    assert state(model, images) == before
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), weights, strict=True))
+
+
+@pytest.mark.parametrize("ending", LATER)
+@pytest.mark.parametrize("meta", [1e-3, MetaStep(1e-3, 1)], ids=["second order", "first order"])
+@pytest.mark.parametrize("sampling", [None, "smoothgrad", "fusiongrad"])
+@pytest.mark.parametrize("method", ["gradient", "guided_backprop", "normgrad"])
+def test_meta_saliency_leaves_nothing(
+    method: str, sampling: str | None, meta: float | MetaStep, ending: str, x: Tensor
+) -> None:
+    failure, passes = LATER[ending]
+    model = used_for(passes, failure)
+    images = x[:2].clone().requires_grad_()
+    before = state(model, images)
+    chosen = None if sampling is None else SAMPLINGS[sampling]
+    with pytest.raises(failure, match="on purpose") if failure else torch.enable_grad():
+        sal.explain(model, images, 1, ["input", "block"], method, "backward", sampling=chosen, meta=meta)
+    assert state(model, images) == before
+
+
+def test_a_set_aside_weight_that_is_tied_returns_to_all_its_places(x: Tensor) -> None:
+    model = used()
+    model.again = nn.Conv2d(3, 4, 3).double()
+    model.again.weight = model.stem.weight
+    before = state(model, x)
+    weight = model.stem.weight
+    for network in SAMPLINGS["noisegrad"].networks(model):
+        with pytest.raises(KeyboardInterrupt), network:
+            assert model.again.weight is model.stem.weight is not weight
+            assert not model.stem.weight.requires_grad and model.head.weight.grad is None
+            raise KeyboardInterrupt
+    assert model.again.weight is model.stem.weight is weight
+    assert state(model, x) == before
 
 
 @pytest.mark.parametrize("layers", ["all", "no such layer", "head"])
@@ -214,14 +309,21 @@ def test_the_fixed_network_is_fixed_until_the_end_and_no_longer(ending: str, x: 
     assert torch.equal(model(x), plain)
 
 
-@pytest.mark.parametrize("method", sal.METHODS)
-def test_no_memory_is_held(method: str, x: Tensor) -> None:
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        *[(method, {}) for method in sal.METHODS],
+        *[("gradient", {"sampling": SAMPLINGS[name]}) for name in sal.sampling.SAMPLINGS],
+        *[("gradient", {"meta": meta}) for meta in (1e-3, MetaStep(1e-3, 1))],
+    ],
+)
+def test_no_memory_is_held(method: str, options: dict[str, Any], x: Tensor) -> None:
     """Once result and network are let go, both are gone: no cache and no cycle keeps a graph alive."""
     gc.collect()
     gc.disable()  # what only the collector would find is a leak on a GPU
     try:
         model = build("residual")
-        maps = sal.explain(model, x, 1, method=method, steps=2)
+        maps = sal.explain(model, x, 1, method=method, steps=2, **{"sampling": SAMPLINGS.get(method), **options})
         held = [weakref.ref(model), *(weakref.ref(a) for a in maps.values())]
         assert not any(a.requires_grad or a.grad_fn is not None for a in maps.values())
         del model, maps
