@@ -103,8 +103,8 @@ def explain(
     if not isinstance(steps, int) or steps < 1:
         raise ValueError(f"expected a whole number of steps, at least 1, got {steps!r}")
     check_images(x, model)
-    x = x.detach()
-    with smoothed(model, fix):
+    with torch.inference_mode(False), smoothed(model, fix):
+        x = x.clone() if x.is_inference() else x.detach()
         look = _Look(model, x, target, layers, as_baseline(baseline, x), steps)
         if sampling is None and step is None and method != "smooth_grad_cam++":
             return run(look)
