@@ -451,6 +451,9 @@ def test_the_network_is_what_it_was(order: int, x: Tensor) -> None:
     assert_untouched()
     with torch.inference_mode():
         sal.explain(model, x, TARGET, method="normgrad", meta=MetaStep(RATE, order))
+        with stepped(model, x[:1], TARGET[:1], RATE):
+            assert not model.first.weight.is_inference() and model.first.weight.requires_grad
+        assert not capture_stepped(model, x[:1], "last", TARGET[:1], RATE).gradients["last"].is_inference()
     assert_untouched()
 
 
