@@ -114,12 +114,12 @@ def capture_stepped(
         logits, outer = forward(model, x, list(inner), rule, activations=False, run=learnt)
         edges = [record.edge for record in (*inner.values(), *outer.values())]
         parts = torch.autograd.grad(logits.gather(1, target[:, None]).sum(), edges, allow_unused=True)
-    n = len(inner)
-    total = {}
-    for name, through_step, direct in zip(inner, parts[:n], parts[n:], strict=True):
-        if direct is None:
-            raise ValueError(f"layer {name!r} has no influence on the score of the class")
-        total[name] = direct if through_step is None else direct + through_step
+        n = len(inner)
+        total = {}
+        for name, through_step, direct in zip(inner, parts[:n], parts[n:], strict=True):
+            if direct is None:
+                raise ValueError(f"layer {name!r} has no influence on the score of the class")
+            total[name] = direct if through_step is None else direct + through_step
     return Capture(logits.detach(), target, {name: record.value for name, record in inner.items()}, total)
 
 
