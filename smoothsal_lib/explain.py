@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import partial
 
 import torch
@@ -14,7 +15,7 @@ from smoothsal_lib.contributions import NAMED, ExtractAggregate, extract_aggrega
 from smoothsal_lib.fixes import Fix, smoothed
 from smoothsal_lib.layers import as_baseline, check_images, hidden_layers, resolve
 from smoothsal_lib.lrp import relevance_network
-from smoothsal_lib.meta import MetaStep, capture_stepped, stepped
+from smoothsal_lib.meta import MetaStep, as_step, capture_stepped, stepped
 from smoothsal_lib.rules import Deconvnet, DeepLift, GuidedBackprop
 from smoothsal_lib.sampling import Sampling, SmoothGrad, as_sampling, sample
 
@@ -99,7 +100,7 @@ def explain(
     """
     run = as_method(method)
     sampling = as_sampling(sampling)
-    step = MetaStep(meta) if isinstance(meta, (int, float)) else meta
+    step = as_step(meta)
     if not isinstance(steps, int) or steps < 1:
         raise ValueError(f"expected a whole number of steps, at least 1, got {steps!r}")
     check_images(x, model)
@@ -371,4 +372,7 @@ def as_method(method: str | ExtractAggregate) -> Run:
         return _RUNS[method]
     if "+" in method:
         return partial(_cell, ExtractAggregate.named(method))
-    raise ValueError(f"unknown method {method!r}: choose {', '.join(METHODS)}, or a cell such as 'conv3x3+l2'")
+    close = get_close_matches(method, METHODS, 1, cutoff=0)[0]
+    raise ValueError(
+        f"unknown method {method!r}: did you mean {close!r}? sal.METHODS has all, and cells read like 'conv3x3+l2'"
+    )

@@ -63,6 +63,19 @@ class MetaStep:
             raise ValueError(f"rate = {self.rate} is not a learning rate: give 0 or more")
 
 
+def as_step(meta: float | MetaStep | None) -> MetaStep | None:
+    """A learning rate as a step of second order; others as they are.
+
+    Raises:
+        TypeError: for anything that is neither.
+    """
+    if meta is None or isinstance(meta, MetaStep):
+        return meta
+    if isinstance(meta, bool) or not isinstance(meta, (int, float)):
+        raise TypeError(f"expected meta as a learning rate or a MetaStep, got {meta!r:.80}")
+    return MetaStep(meta)
+
+
 @contextmanager
 def stepped(model: nn.Module, x: Tensor, target: Tensor, rate: float) -> Iterator[None]:
     """Inside the block, ``model`` has taken one step towards the target, in all its parameters; then it has not.
