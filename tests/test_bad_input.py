@@ -84,7 +84,7 @@ CASES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     ),
     "classes as one-hot": (explain(target=torch.eye(5).long()[:3]), ValueError, r"\(3, 5\)"),
     # methods and fixes
-    "unknown method": (explain(method="gradcam"), ValueError, "unknown method 'gradcam': choose .*grad_cam"),
+    "unknown method": (explain(method="gradcam"), ValueError, "unknown method 'gradcam': did you mean 'grad_cam'"),
     "unknown fix": (explain(fix="sideways"), ValueError, "unknown fix 'sideways': choose"),
     "surrogate by name": (explain(fix="surrogate"), ValueError, "pass fix="),
     "a number for a fix": (explain(fix=2), TypeError, "a fix as a name or a Fix, got int"),
@@ -242,7 +242,7 @@ CASES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "negative rate": (explain(meta=-1e-3), ValueError, "rate = -0.001 is not a learning rate: give 0 or more"),
     "NaN rate": (explain(meta=NAN), ValueError, "rate = nan is not a learning rate"),
     "third order": (lambda: sal.MetaStep(1e-3, 3), ValueError, "order = 3 of the inner step: choose 1 or 2"),
-    "a word for a meta step": (explain(method="gradient", meta="fast"), TypeError, "got str"),
+    "a word for a meta step": (explain(method="gradient", meta="fast"), TypeError, "got 'fast'"),
     # maps
     "no percentile": (lambda: sal.capped(X[0], 0), ValueError, "percentile = 0 is not above 0 and at most 100"),
     "percentile beyond 100": (lambda: sal.capped(X[0], 101), ValueError, "percentile = 101 is not"),
