@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from smoothsal_lib.contributions import extract_aggregate
 from smoothsal_lib.datasets.photos import load_photo
 from smoothsal_lib.explain import METHODS, explain
 from smoothsal_lib.fixes.blur import centred_blur, cyclic_mean
@@ -499,3 +500,114 @@ def check_9_3(answer: object) -> None:
                 f"({centre[0]:.2f}, {centre[1]:.2f}), yours is ({found[0]:.2f}, {found[1]:.2f})"
             )
     _verdict(True, "offset + stride x index, weighted by the map", "")
+
+
+def check_10_1(answer: object) -> None:
+    """Chapter 10: how many looks two seeds need to agree by 0.9, when ten give 0.5."""
+    if _open(answer):
+        return None
+    number = _numbers(answer, 1)
+    if number == [18]:
+        return _hint("the correlation does not grow in proportion to n: it can never pass 1")
+    _verdict(
+        number is not None and abs(number[0] - 90) < 1e-6,
+        "from 0.5 at ten looks, one look with another correlates by 1/11, and n / (n + 10) is 0.9 at n = 90",
+        "find the correlation of single looks first, from n = 10; then solve for n",
+    )
+
+
+def check_10_2(answer: object) -> None:
+    """Chapter 10: the mean gradient over noisy copies."""
+    if _open(answer):
+        return None
+    if not callable(answer):
+        return _hint("hand over the function itself, without calling it")
+    generator = torch.Generator().manual_seed(1)
+    x, weights = torch.randn(2, 3, 4, generator=generator)
+    cases = {
+        "a linear function": (lambda z: (weights * z).sum(), weights, 1e-4),
+        "the sum of squares": (lambda z: z.square().sum(), 2 * x, 0.15),
+        # E 3 (x + e)^2 = 3 (x^2 + sigma^2): the gradient of the smoothed function, not that of the function.
+        "the sum of cubes": (lambda z: z.pow(3).sum(), 3 * (x.square() + 0.25), 0.9),
+    }
+    before = x.clone()
+    for title, (f, wanted, tolerance) in cases.items():
+        found = answer(f, x, 0.5, 2000, 0)
+        if not isinstance(found, Tensor) or found.shape != x.shape:
+            return _hint("return one gradient of the shape of x")
+        if not bool(torch.isfinite(found).all()) or float((found - wanted).abs().max()) > tolerance:
+            return _hint(f"for {title} the mean gradient is off")
+    if torch.equal(answer(cases["the sum of squares"][0], x, 0.5, 3, 0), 2 * x):
+        return _hint("without any noise it is the plain gradient")
+    if not torch.equal(x, before):
+        return _hint("it changes x itself: make a new picture for every look")
+    _verdict(True, "the gradient of the function smoothed with a Gaussian", "")
+
+
+def check_10_3(answer: object) -> None:
+    """Chapter 10: the share of a grid in one look and in the mean of many."""
+    if _open(answer):
+        return None
+    numbers = _numbers(answer, 2)
+    if numbers is not None and abs(numbers[0] - 0.1) < 1e-6 and abs(numbers[1] - 0.1) < 1e-6:
+        return _hint("the rest is drawn anew in every look, so a mean of 81 has less of it")
+    if numbers is not None and abs(numbers[0] - 1 / 9) < 1e-6:
+        return _hint("the share is of the whole variance, grid and rest together")
+    _verdict(
+        numbers is not None and abs(numbers[0] - 0.1) < 1e-6 and abs(numbers[1] - 0.9) < 1e-6,
+        "1 / (1 + 9), and 1 / (1 + 9/81): averaging uncovers what does not change",
+        "the variance of the mean of 81 independent values is an 81st of theirs; the grid's stays",
+    )
+
+
+def check_11_1(answer: object) -> None:
+    """Chapter 11: entries of an outer product, and the numbers that its norm needs."""
+    if _open(answer):
+        return None
+    numbers = _numbers(answer, 2)
+    if numbers is not None and numbers[0] == 256 * 9:
+        return _hint("that is one factor; its product with the other has an entry for each pair")
+    if numbers is not None and numbers[0] == 256 * 256 * 9 and numbers[1] == 2:
+        return _hint("two norms, yes, but of what is that of the patch made, when each position has its norm already?")
+    _verdict(
+        numbers == [256 * 256 * 9, 10],
+        "256 x 2304 entries, and ten norms: that of the gradient, and those of x at nine positions",
+        "there is an entry for every entry of the gradient and every one of the patch; and what does its norm need?",
+    )
+
+
+def check_11_2(answer: object) -> None:
+    """Chapter 11: the norm of the positive part of an outer product."""
+    if _open(answer):
+        return None
+    if not callable(answer):
+        return _hint("hand over the function itself, without calling it")
+    generator = torch.Generator().manual_seed(0)
+    g, x = torch.randn(2, 2, 5, 3, 4, generator=generator)
+    found = answer(g, x)
+    if not isinstance(found, Tensor) or found.shape != (2, 3, 4):
+        return _hint("return one number a position, shape (N, H, W)")
+    wanted = extract_aggregate(x, g, "conv1x1", "positive_norm")
+    if torch.allclose(found, (g.clamp(min=0) * x.clamp(min=0)).square().sum(1).sqrt(), atol=1e-4):
+        return _hint("that is the scaling's contribution; here every channel of g meets every channel of x")
+    if torch.allclose(found, g.clamp(min=0).norm(dim=1) * x.clamp(min=0).norm(dim=1), atol=1e-4):
+        return _hint("a product is positive in one more case")
+    _verdict(
+        torch.allclose(found, wanted, atol=1e-4),
+        "both factors positive, or both negative",
+        "when is a product positive? Add the squares of those cases, and factorise each",
+    )
+
+
+def check_11_3(answer: object) -> None:
+    """Chapter 11: what doubling one layer's map does to a geometric mean, without and with scaling."""
+    if _open(answer):
+        return None
+    numbers = _numbers(answer, 2)
+    if numbers is not None and abs(numbers[0] - 2) < 1e-6:
+        return _hint("that would be the product; the mean takes the fourth root of it")
+    _verdict(
+        numbers is not None and abs(numbers[0] - 2**0.25) < 5e-3 and abs(numbers[1] - 1) < 1e-6,
+        "the fourth root of 2; and scaling to [0, 1] undoes any factor",
+        "raise the factor to the layer's weight; and what does scaling to [0, 1] make of a factor?",
+    )

@@ -53,6 +53,21 @@ def place(m, stride, offset):
     return (m * rows[:, None]).sum() / m.sum(), (m * columns).sum() / m.sum()
 
 
+def smoothgrad_of(f, x, sigma, n, seed):
+    generator = torch.Generator().manual_seed(seed)
+    total = torch.zeros_like(x)
+    for _ in range(n):
+        look = (x + sigma * torch.randn(x.shape, generator=generator)).requires_grad_()
+        total += torch.autograd.grad(f(look), look)[0]
+    return total / n
+
+
+def positive_norm(g, x):
+    both_up = g.clamp(min=0).square().sum(1) * x.clamp(min=0).square().sum(1)
+    both_down = g.clamp(max=0).square().sum(1) * x.clamp(max=0).square().sum(1)
+    return (both_up + both_down).sqrt()
+
+
 RIGHT = [
     ("1_1", 9),
     ("1_1", "9"),
@@ -103,6 +118,14 @@ RIGHT = [
     ("9_2", 0.6),
     ("9_3", place),
     ("9_3", lambda *a: torch.stack(place(*a))),
+    ("10_1", 90),
+    ("10_1", torch.tensor(90.0)),
+    ("10_2", smoothgrad_of),
+    ("10_3", (0.1, 0.9)),
+    ("11_1", (589_824, 10)),
+    ("11_2", positive_norm),
+    ("11_3", (1.19, 1)),
+    ("11_3", torch.tensor([2**0.25, 1.0], dtype=torch.float64)),
 ]
 WRONG = [
     ("1_1", 4),
@@ -186,6 +209,30 @@ WRONG = [
     ("9_3", lambda m, stride, offset: place(m, stride, offset)[::-1]),
     ("9_3", lambda m, stride, offset: place(m, stride, offset)[0]),
     ("9_3", (4, 4)),
+    ("10_1", 18),
+    ("10_1", 81),
+    ("10_1", "many"),
+    ("10_2", 0.5),
+    ("10_2", lambda f, x, sigma, n, seed: smoothgrad_of(f, x, 0.0, 1, seed)),
+    ("10_2", lambda f, x, sigma, n, seed: smoothgrad_of(f, x, 2 * sigma, n, seed)),
+    ("10_2", lambda f, x, sigma, n, seed: n * smoothgrad_of(f, x, sigma, n, seed)),
+    ("10_2", lambda f, x, sigma, n, seed: smoothgrad_of(f, x, sigma, n, seed).abs()),
+    ("10_2", lambda f, x, sigma, n, seed: None),
+    ("10_3", (0.1, 0.1)),
+    ("10_3", (1 / 9, 1)),
+    ("10_3", (0.1, 0.5)),
+    ("10_3", 0.9),
+    ("11_1", (2304, 10)),
+    ("11_1", (589_824, 2)),
+    ("11_1", (589_824, 9)),
+    ("11_2", lambda g, x: (g.clamp(min=0) * x.clamp(min=0)).square().sum(1).sqrt()),
+    ("11_2", lambda g, x: g.clamp(min=0).norm(dim=1) * x.clamp(min=0).norm(dim=1)),
+    ("11_2", lambda g, x: g.norm(dim=1) * x.norm(dim=1)),
+    ("11_2", lambda g, x: 0.0),
+    ("11_2", 3),
+    ("11_3", (2, 1)),
+    ("11_3", (1.19, 1.19)),
+    ("11_3", (1.19,)),
 ]
 
 
