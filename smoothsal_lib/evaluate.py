@@ -12,7 +12,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from smoothsal_lib.capture import logits_of
 from smoothsal_lib.datasets.benchmark import BENCHMARKS, Benchmark, open_benchmark
-from smoothsal_lib.explain import METHODS, explain
+from smoothsal_lib.explain import METHODS, as_method, explain
 from smoothsal_lib.extract import resize_map, saliency_map
 from smoothsal_lib.fixes import NAMES, Fix, Surrogate, smoothed
 from smoothsal_lib.layers import INPUT, HiddenLayer, hidden_layers
@@ -36,6 +36,7 @@ from smoothsal_lib.metrics.similarity import rank_correlation, ssim
 from smoothsal_lib.models import EMBEDDED, load_model, load_surrogate
 from smoothsal_lib.record import provenance
 from smoothsal_lib.rise import rise
+from smoothsal_lib.sampling import SAMPLINGS, Sampling
 
 Values = dict[str, dict[str, list[float]]]  # measure -> layer -> one number an image
 
@@ -47,6 +48,7 @@ FAITHFULNESS = ("insertion", "deletion", "road_most", "road_least")
 LOCALISATION = ("pointing_game", "energy_in_box", "box_share")
 SIMILARITY = ("rank_correlation", "rank_correlation_magnitude", "ssim")  # to the trained, unrepaired network's map
 SENSITIVITY = ("class_sensitivity",)
+MAPS_OF_OTHERS = ("rise", "random")  # methods that explain does not know
 MEASURES = (*FIDELITY, *NOISE, *FAITHFULNESS, *LOCALISATION, *SIMILARITY, *SENSITIVITY)
 
 
@@ -59,7 +61,8 @@ class Plan:
         data: a name for :func:`smoothsal_lib.datasets.benchmark.open_benchmark`.
         images: how many, spread evenly over the classes; ``None`` for all.
         fixes: ``"none"``, names of fixes, ``"surrogate"``.
-        methods: names for :func:`smoothsal_lib.explain`, ``"rise"``, and ``"random"`` for maps of random numbers.
+        methods: names for :func:`smoothsal_lib.explain`, cells of extract & aggregate such as ``"conv3x3+l2"``,
+            ``"rise"``, and ``"random"`` for maps of random numbers.
         layers: names; ``"all"`` stands for all hidden layers, ``"input"`` for the picture.
         measures: out of :data:`MEASURES`.
         score_on: the network that insertion and deletion ask: the ``"original"`` one, or the one ``"repaired"`` by the
@@ -69,6 +72,9 @@ class Plan:
         precision: ``"float32"``, or ``"bfloat16"`` for the passes that only score (maps are always made in float32).
         steps: of insertion and deletion.
         masks: of RISE.
+        sampling: ``"none"``, or a name for :func:`smoothsal_lib.explain`; RISE and random maps have none.
+        looks: how many looks sampling takes.
+        noise: of sampling, on pictures or on weights; ``None`` for what the sampling has of its own.
         batch: images that are explained at once, and the piece of work that a kill may cost.
         seed: of random maps, RISE's masks and re-initialised weights.
     """
@@ -85,6 +91,9 @@ class Plan:
     precision: str = "float32"
     steps: int = 28
     masks: int = 1000
+    sampling: str = "none"
+    looks: int = 50
+    noise: float | None = None
     batch: int = 50
     seed: int = 0
 
@@ -163,8 +172,9 @@ def evaluate(
                     plain = attributions if here else _attributions(plan, model, x, target, layers, method, None)
                     references[method] = plain
                 values |= _compared(plan, attributions, references[method], x, listed)
-            if stage == TRAINED and method in METHODS and "class_sensitivity" in plan.measures:
-                sensitivity = class_sensitivity(model, x, layers, method, fixes[fix])
+            if stage == TRAINED and method not in MAPS_OF_OTHERS and "class_sensitivity" in plan.measures:
+                sampling = sampling_of(plan)
+                sensitivity = class_sensitivity(model, x, layers, method, fixes[fix], sampling=sampling)
                 values["class_sensitivity"] = {name: _numbers(one) for name, one in sensitivity.items()}
         ledger.add(key, values)
     return summary(ledger, ["/".join((stage, fix, method)) for number, stage, fix, method in pieces if number == 0])
@@ -179,7 +189,7 @@ def check_plan(plan: Plan) -> None:
     known = {
         "data": BENCHMARKS,
         "fixes": ("none", *NAMES, "surrogate"),
-        "methods": (*METHODS, "rise", "random"),
+        "sampling": ("none", *SAMPLINGS),
         "measures": MEASURES,
         "score_on": ("original", "repaired"),
         "precision": ("float32", "bfloat16"),
@@ -189,10 +199,34 @@ def check_plan(plan: Plan) -> None:
         for value in (given,) if isinstance(given, str) else given:
             if value not in choices:
                 raise ValueError(f"unknown {field} {value!r}: choose out of {', '.join(choices)}")
+    for method in plan.methods:
+        if method not in MAPS_OF_OTHERS:
+            as_method(method)
+    sampling_of(plan)
     for field, what in {"images": "images", "steps": "steps", "masks": "masks", "batch": "images"}.items():
         count = getattr(plan, field)
         if count is not None and count < 1:
             raise ValueError(f"{field} = {count} is not a number of {what}: give 1 or more")
+
+
+def sampling_of(plan: Plan) -> Sampling | None:
+    """The sampling that a plan asks for.
+
+    Raises:
+        ValueError: for looks or noise that it cannot have.
+    """
+    if plan.sampling == "none":
+        return None
+    kind = SAMPLINGS[plan.sampling]
+    has = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"seed": plan.seed} if "seed" in has else {}
+    settings["n" if "n" in has else "steps"] = plan.looks
+    if plan.noise is not None:
+        level = next((name for name in ("noise", "weight_noise") if name in has), None)
+        if level is None:
+            raise ValueError(f"noise = {plan.noise}: the sampling {plan.sampling!r} has none to set")
+        settings[level] = plan.noise
+    return kind(**settings)
 
 
 def _passes(plan: Plan, stage: str) -> list[str]:
@@ -238,7 +272,7 @@ def _attributions(
     if method == "random":  # one number a position, as the map that insertion would rank pixels by
         shapes = explain(model, x, target, layers, "gradient", fix)
         return {name: random_maps(saliency_map(a), plan.seed)[:, None] for name, a in shapes.items()}
-    return explain(model, x, target, layers, method, fix)
+    return explain(model, x, target, layers, method, fix, sampling=sampling_of(plan))
 
 
 def _measured(
@@ -415,6 +449,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--precision", default=default.precision, help="float32, or bfloat16 for scoring passes")
     made.add_argument("--steps", type=int, default=default.steps, help="of insertion, deletion (default: %(default)s)")
     made.add_argument("--masks", type=int, default=default.masks, help="of RISE (default: %(default)s)")
+    made.add_argument("--sampling", default=default.sampling, help=f"none, or one of {', '.join(SAMPLINGS)}")
+    made.add_argument("--looks", type=int, default=default.looks, help="of sampling (default: %(default)s)")
+    made.add_argument("--noise", type=float, default=default.noise, help="of sampling (default: the sampling's own)")
     made.add_argument("--batch", type=int, default=default.batch, help="images at once (default: %(default)s)")
     made.add_argument("--seed", type=int, default=default.seed)
     made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -438,6 +475,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         precision=options.precision,
         steps=options.steps,
         masks=options.masks,
+        sampling=options.sampling,
+        looks=options.looks,
+        noise=options.noise,
         batch=options.batch,
         seed=options.seed,
     )

@@ -191,6 +191,29 @@ def test_a_run_goes_on_with_the_same_weights_only(model):
     assert fingerprint(model) != fingerprint(other)
 
 
+@pytest.mark.parametrize(
+    ("settings", "sampling"),
+    [
+        ({"sampling": "smoothgrad", "looks": 3, "noise": 0.3}, sal.sampling.SmoothGrad(3, 0.3, seed=7)),
+        ({"sampling": "noisegrad", "looks": 2, "noise": 0.1}, sal.sampling.NoiseGrad(2, 0.1, seed=7)),
+        ({"sampling": "path", "looks": 4}, sal.sampling.Path(4)),
+        ({"sampling": "adaptgrad", "looks": 2}, sal.sampling.AdaptGrad(2, seed=7)),
+        ({"sampling": "none", "looks": 4}, None),
+    ],
+)
+def test_a_plan_with_sampling_and_a_cell(settings, sampling, model, benchmark, tmp_path):
+    plan = replace(
+        PLAN, images=2, fixes=("backward",), methods=("conv3x3+l2",), layers=("layer3.1",), seed=7, **settings
+    )
+    plan = replace(plan, measures=("total_variation", "class_sensitivity"))
+    rows = {row["measure"]: row["mean"] for row in run(plan, model, benchmark, tmp_path / "p.jsonl")}
+    x = benchmark.images(benchmark.spread(2))
+    maps = sal.explain(model, x, None, "layer3.1", "conv3x3+l2", "backward", sampling=sampling)["layer3.1"]
+    assert rows["total_variation"] == pytest.approx(float(sal.total_variation(maps).mean()), rel=1e-4)
+    sensitivity = class_sensitivity(model, x, "layer3.1", "conv3x3+l2", "backward", sampling=sampling)["layer3.1"]
+    assert rows["class_sensitivity"] == pytest.approx(float(sensitivity.mean()), rel=1e-4)
+
+
 def test_statistics():
     assert statistics_of([1, 2, 4]) == (2.33333, 1.528, 3)
     assert statistics_of([5]) == (5, 0, 1)
@@ -201,12 +224,17 @@ def test_statistics():
     [
         ({"data": "cifar"}, "unknown data 'cifar': choose out of tiny-imagenet-100, "),
         ({"fixes": ("none", "blur")}, "unknown fixes 'blur': choose out of none, backward, "),
-        ({"methods": ("lime",)}, "unknown methods 'lime': choose out of gradient, "),
+        ({"methods": ("lime",)}, "unknown method 'lime': did you mean "),
         ({"measures": ("auc",)}, "unknown measures 'auc': choose out of top1, "),
         ({"score_on": "both"}, "unknown score_on 'both': choose out of original, repaired"),
         ({"precision": "half"}, "unknown precision 'half': choose out of float32, bfloat16"),
         ({"images": -1}, "images = -1 is not a number of images: give 1 or more"),
         ({"batch": 0}, "batch = 0 is not a number of images: give 1 or more"),
+        ({"sampling": "smooth"}, "unknown sampling 'smooth': choose out of none, smoothgrad, "),
+        ({"sampling": "smoothgrad", "noise": -1.0}, "noise = -1.0 is not a standard deviation"),
+        ({"sampling": "path", "noise": 0.1}, "noise = 0.1: the sampling 'path' has none to set"),
+        ({"sampling": "vargrad", "looks": 0}, "n = 0 is no count"),
+        ({"methods": ("conv5x5+l2",)}, "unknown extract 'conv5x5': choose one of "),
         ({"steps": 0}, "steps = 0 is not a number of steps: give 1 or more"),
     ],
 )

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from smoothsal_lib.capture import Layers, logits_of
+from smoothsal_lib.contributions import ExtractAggregate
 from smoothsal_lib.explain import explain
 from smoothsal_lib.extract import saliency_map
 from smoothsal_lib.fixes import Fix, smoothed
 from smoothsal_lib.layers import check_images
+from smoothsal_lib.meta import MetaStep
 from smoothsal_lib.metrics.similarity import rank_correlation
+from smoothsal_lib.sampling import Sampling
 from smoothsal_lib.state import check_model, own_tensors, replaced
 
 
@@ -150,9 +153,11 @@ def class_sensitivity(
     model: nn.Module,
     x: Tensor,
     layers: Layers = "all",
-    method: str = "gradient",
+    method: str | ExtractAggregate = "gradient",
     fix: str | Fix | Sequence[str | Fix] | None = "backward",
     reduce: str = "mean",
+    sampling: str | Sampling | None = None,
+    meta: float | MetaStep | None = None,
 ) -> dict[str, Tensor]:
     """Rank correlation between the maps of the most and of the least likely class: does the map depend on the class?
 
@@ -166,6 +171,8 @@ def class_sensitivity(
         method: as in :func:`smoothsal_lib.explain`.
         fix: as in :func:`smoothsal_lib.explain`; the repaired network says which classes are likely.
         reduce: how channels are reduced, as in :func:`smoothsal_lib.saliency_map`.
+        sampling: as in :func:`smoothsal_lib.explain`.
+        meta: as in :func:`smoothsal_lib.explain`; each class takes a step of its own.
 
     Returns:
         ``{layer: (N,)}`` between -1 and 1; 0 where a map is constant, as :func:`rank_correlation` has it.
@@ -176,7 +183,10 @@ def class_sensitivity(
     check_images(x, model)
     with smoothed(model, fix):
         logits = logits_of(model, x)
-    most, least = (explain(model, x, target, layers, method, fix) for target in (logits.argmax(1), logits.argmin(1)))
+    most, least = (
+        explain(model, x, target, layers, method, fix, sampling=sampling, meta=meta)
+        for target in (logits.argmax(1), logits.argmin(1))
+    )
     return {
         name: rank_correlation(saliency_map(most[name], reduce), saliency_map(least[name], reduce)) for name in most
     }
