@@ -230,7 +230,7 @@ def _grad_cam_plus_plus(look: _Look) -> Attributions:
     found = look.capture()
     return _one_channel(
         {
-            name: _weighted_by_curvature(found.activations[name], g, g.square(), g.pow(3))
+            name: _weighted_by_curvature(found.activations[name], *_powers(g).chunk(3, 1))
             for name, g in found.gradients.items()
         }
     )
@@ -242,7 +242,7 @@ def _smooth_grad_cam_plus_plus(look: _Look, sampling: Sampling, step: MetaStep |
 
     def powers(here: _Look) -> Attributions:
         gradients = here.capture(activations=False).gradients
-        return {name: torch.cat([g, g.square(), g.pow(3)], 1) for name, g in gradients.items()}
+        return {name: _powers(g) for name, g in gradients.items()}
 
     means = _sampled(look, powers, sampling, step)
     activations = record_activations(look.model, look.x, list(means))
@@ -251,12 +251,18 @@ def _smooth_grad_cam_plus_plus(look: _Look, sampling: Sampling, step: MetaStep |
     )
 
 
+def _powers(g: Tensor) -> Tensor:
+    """g, g² and g³, (N, 3 C, H, W); in 32 bits at least, since in 16 the powers of a small gradient are 0."""
+    g = g.to(torch.promote_types(g.dtype, torch.float32))
+    return torch.cat([g, g.square(), g.pow(3)], 1)
+
+
 def _weighted_by_curvature(x: Tensor, g: Tensor, squared: Tensor, cubed: Tensor) -> Tensor:
     """The map (N, H, W) of Grad-CAM++, from (N, C, H, W) each: g and its second and third power, or means of them."""
     denominator = 2 * squared + x.sum((2, 3), keepdim=True) * cubed
     alpha = torch.where(denominator == 0, 0, squared / denominator)  # 0 / 0 where a gradient is 0
     weights = (alpha * g.clamp(min=0)).sum((2, 3), keepdim=True)
-    return (weights * x).sum(1).clamp(min=0)
+    return (weights * x).sum(1).clamp(min=0).to(x.dtype)
 
 
 def _cam(look: _Look) -> Attributions:
