@@ -25,6 +25,7 @@ import struct
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterator
@@ -48,6 +49,7 @@ FRONT_PAGES = ("index.html", "intro.html")
 
 CELL_TIMEOUT = 600  # seconds
 SIZE_LIMIT = 1_000_000  # bytes of one notebook
+NPM_TIMEOUT = 60  # seconds
 ALT_LENGTH = 20  # characters; shorter than that, a text cannot stand for a picture
 ADDED_BY_BUILD = "added-by-build"  # tag of the cells that are in the notebook and not in the Markdown
 
@@ -57,6 +59,12 @@ ENVIRONMENT = ("torch", "torchvision", "numpy", "scikit-image", "matplotlib")
 LANGUAGE = {"file_extension": ".py", "name": "python", "pygments_lexer": "ipython3"}
 # Colab brings these, matched to its GPU driver: never ask pip for them there.
 BROUGHT_BY_COLAB = {"torch", "torchvision", "numpy"}
+# The script that shows widgets on a page without a kernel, and the package of npm that has it.
+WIDGET_PACKAGE = "@jupyter-widgets/html-manager@1.0.15"
+WIDGET_SCRIPT = "embed.js"
+WIDGET_FILES = (WIDGET_SCRIPT, f"{WIDGET_SCRIPT}.LICENSE.txt", "*.woff2")  # the last: fonts that the script asks for
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 # What chapters import besides the library; part of the extra `book`.
 IMPORTED_BY_CHAPTERS = ("captum",)
 
@@ -286,10 +294,15 @@ def tidy(notebook: Any) -> None:
                 output["data"]["image/png"] = base64.b64encode(without_text(picture)).decode()
     notebook.metadata["language_info"] = dict(LANGUAGE)
     text = serialise(notebook)
-    states = notebook.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
-    for number, model_id in enumerate(states):
+    for number, model_id in enumerate(widget_states(notebook)):
         text = text.replace(model_id, f"{number:032x}")
     notebook.update(nbformat.from_dict(json.loads(text)))
+
+
+def widget_states(notebook: Any) -> dict[str, Any]:
+    """What a page without a kernel knows of its widgets, by model id, in the order in which they were made."""
+    states: dict[str, Any] = notebook.metadata.get("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
+    return states
 
 
 def without_text(png: bytes) -> bytes:
@@ -334,6 +347,8 @@ def problems(name: str, notebook: Any) -> list[str]:
                 report("shows a memory address, which changes from run to run: end the cell with something readable")
             if any(path in text for path in here if len(path) > 1):
                 report("shows a path of this machine")
+            if WIDGET_VIEW in data and data[WIDGET_VIEW]["model_id"] not in widget_states(notebook):
+                report("shows a widget whose state is not stored, which leaves its place on the page empty")
             pictures += sum(key.startswith("image/") for key in data)
         if pictures > 1:
             report("draws several pictures, which share one text: draw one, or make several cells")
@@ -371,9 +386,9 @@ def key(notebook: Any, shared: str) -> str:
 
 
 def outputs_digest(notebook: Any) -> str:
-    """Digest of the stored outputs, to notice a notebook that came from elsewhere."""
+    """Digest of the stored outputs and widgets, to notice a notebook that came from elsewhere."""
     outputs = [cell.outputs for cell in own_code(notebook)]
-    return hashlib.sha256(json.dumps(outputs, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([outputs, widget_states(notebook)], sort_keys=True).encode()).hexdigest()
 
 
 def read_record() -> dict[str, dict[str, Any]]:
@@ -474,6 +489,30 @@ def status_page(names: list[str]) -> str:
     )
 
 
+def widget_files(folder: Path = BUILD / "widgets") -> list[Path]:
+    """The script that shows widgets and what belongs to it, so that readers need not fetch it from elsewhere.
+
+    Args:
+        folder: where the files are kept for the next time.
+
+    Returns:
+        The files; none where npm is not there or cannot fetch them.
+    """
+    kept, npm = folder / WIDGET_PACKAGE.rpartition("/")[2], shutil.which("npm")
+    if not kept.is_dir() and npm is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as fetched:
+            command = [npm, "pack", "--fetch-retries=0", f"--fetch-timeout={NPM_TIMEOUT * 1000}", WIDGET_PACKAGE]
+            try:
+                subprocess.run(command, cwd=fetched, capture_output=True, check=True, timeout=2 * NPM_TIMEOUT)
+            except subprocess.SubprocessError:
+                return []
+            (package,) = Path(fetched).glob("*.tgz")
+            shutil.unpack_archive(package, fetched, "gztar")
+            (Path(fetched) / "package" / "dist").rename(kept)
+    return sorted(path for pattern in WIDGET_FILES for path in kept.glob(pattern))
+
+
 def build_site(book: Path = BOOK, output: Path = ROOT, *, draft: bool = False) -> Path:
     """Build the HTML from the notebooks in ``book``; a warning is an error.
 
@@ -506,8 +545,19 @@ def build_site(book: Path = BOOK, output: Path = ROOT, *, draft: bool = False) -
         contents["parts"] = [part for part in contents["parts"] if part["chapters"]]
         toc = build / "_toc.yml"
         toc.write_text(yaml.safe_dump(contents, sort_keys=False), "utf-8")
+    config, scripts = ROOT / "_config.yml", []
+    if any(widget_states(nbformat.read(path, as_version=4)) for path in book.glob("*.ipynb")):
+        scripts = widget_files()
+        if scripts:
+            settings = yaml.safe_load(config.read_text("utf-8"))
+            # MyST-NB's own value is the address of a server that readers would have to reach.
+            settings["sphinx"]["config"]["nb_ipywidgets_js"] = {WIDGET_SCRIPT: {"defer": "defer"}}
+            config = build / "_config.yml"
+            config.write_text(yaml.safe_dump(settings, sort_keys=False), "utf-8")
+        else:
+            print(f"npm cannot fetch {WIDGET_PACKAGE}: pages with sliders will fetch it when they are read", flush=True)
     command = [str(Path(sysconfig.get_path("scripts")) / "jupyter-book"), "build", str(book)]
-    command += ["--config", str(ROOT / "_config.yml"), "--toc", str(toc), "--path-output", str(output)]
+    command += ["--config", str(config), "--toc", str(toc), "--path-output", str(output)]
     print("Building the site ...", flush=True)
     command += ["-n", "-W", "--keep-going"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"NO_COLOR": "1"})
@@ -515,6 +565,8 @@ def build_site(book: Path = BOOK, output: Path = ROOT, *, draft: bool = False) -
         lines = (done.stdout + done.stderr).splitlines()
         telling = [line for line in lines if re.search(r"WARNING|ERROR|CRITICAL", line)] or lines[-20:]
         raise BookError("the site could not be built:\n" + "\n".join(telling))
+    for path in scripts:
+        shutil.copy(path, build / "html" / "_static")
     for page in FRONT_PAGES:
         if not (build / "html" / page).is_file():
             raise BookError(f"jupyter-book reported success without writing {page}")
