@@ -63,11 +63,12 @@ __all__ = [
     "times_image",
     "top_classes",
     "total_variation",
+    "widgets",
 ]
 
 
 def __getattr__(name: str) -> ModuleType:
     """Import what explaining does not need when it is first used: matplotlib is slow to load."""
-    if name in ("exercises", "plot", "report"):
+    if name in ("exercises", "plot", "report", "widgets"):
         return importlib.import_module(f"smoothsal_lib.{name}")
     raise AttributeError(f"module 'smoothsal_lib' has no attribute {name!r}")
