@@ -3,9 +3,12 @@
 python -m smoothsal_lib.experiments.training_noise --data FOLDER --out data/results
 
 Source: SmoothGrad (Smilkov et al. 2017, arXiv 1706.03825), which finds on MNIST that they do. Copies of the embedded
-network are trained on for a few epochs, all on the same crops in the same order, and differ in the noise alone. The
-copies and partial results lie in ``--weights FOLDER``, by default in the system's folder for temporary files; the same
-command goes on where a killed one stopped.
+network are trained on for a few epochs, all on the same crops in the same order, and differ in the noise alone. Their
+batch-norm statistics are then those of noisy pictures, while the pictures to be explained are clean. So every copy is
+measured again with the statistics of clean pictures, which shows what the weights have learnt.
+
+The copies and partial results lie in ``--weights FOLDER``, by default in the system's folder for temporary files; the
+same command goes on where a killed one stopped.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from smoothsal_lib.experiments.command import options, save
 from smoothsal_lib.experiments.estimate import estimate
 from smoothsal_lib.explain import explain
 from smoothsal_lib.extract import resize_map, saliency_map
+from smoothsal_lib.fixes.recalibration import recalibrate
 from smoothsal_lib.layers import INPUT, HiddenLayer, hidden_layers
 from smoothsal_lib.ledger import Ledger
 from smoothsal_lib.metrics import checkerboard_energy, deletion, insertion, total_variation
@@ -40,11 +44,14 @@ from smoothsal_lib.training.classifier import Recipe, add_noise, fit
 NOISES = (0.0, 0.1)  # on the training pictures; the first is the control
 TEST_NOISES = (0.0, 0.1, 0.2)  # on the pictures of which the accuracy is measured
 LEVEL = 0.15  # of SmoothGrad's noise at test time
+TRAINING, CLEAN = "training", "clean"  # the pictures that the batch-norm statistics are those of
+CLEAN_PICTURES = 2000  # of the training split, to estimate the statistics from
 LAYERS = (INPUT, "layer1.1", "layer2.1", "layer3.1")
 OUTPUT = "output"  # stands for the layer where the whole network is measured
 NONE, SMOOTHGRAD, RANDOM = "none", "smoothgrad", "random"  # what is done at test time; random numbers for a map
 Values = dict[str, Tensor]  # measure -> one number an image
-Place = tuple[float, str, str]  # noise at training, what is done at test time, layer
+Network = tuple[float, str]  # noise on the training pictures; TRAINING or CLEAN
+Place = tuple[float, str, str, str]  # of a network, then what is done at test time, and the layer
 
 
 def recipe(noise: float, epochs: int) -> Recipe:
@@ -73,6 +80,16 @@ def fine_tuned(
     model = load_model("tiny_resnet").to(device).to(memory_format=torch.channels_last)
     folder.mkdir(parents=True, exist_ok=True)
     return model, fit(model, recipe(noise, epochs), train_set, val_set, folder / f"noise_{noise}.checkpoint.pt", device)
+
+
+def with_clean_statistics(model: nn.Module, images: Tensor) -> nn.Module:
+    """A copy of the network with the batch-norm statistics of uint8 ``images`` (N, 3, H, W), all in one batch."""
+    x = normalize(images.to(next(model.parameters()).device).float() / 255)
+    copy = deepcopy(model)
+    modules = dict(copy.named_modules())
+    for name, statistics in recalibrate(model, None, x, batch=len(x)).statistics.items():
+        modules[name].running_mean, modules[name].running_var = statistics
+    return copy
 
 
 def predictions(model: nn.Module, images: Tensor, labels: Tensor, batch: int = 250) -> Values:
@@ -164,18 +181,26 @@ def rows(measured: Mapping[Place, Values]) -> Iterator[dict[str, object]]:
 
     ``from_training`` is the change from the control with the same done at test time, ``from_test`` the change from the
     same network's plain map, ``from_both`` the change from the control's plain map. ``interaction`` is the change by
-    both minus the sum of the changes by either alone: 0 where the effects add up.
+    both minus the sum of the changes by either alone: 0 where the effects add up. All of them compare networks with
+    statistics of the same kind.
     """
-    for (noise, sampling, layer), values in measured.items():
-        head: dict[str, object] = {"training_noise": noise, "sampling": sampling, "layer": layer}
+    for (noise, statistics, sampling, layer), values in measured.items():
+        head: dict[str, object] = {
+            "training_noise": noise,
+            "statistics": statistics,
+            "sampling": sampling,
+            "layer": layer,
+        }
+        trained = noise != NOISES[0]
         for name, numbers in values.items():
             row = head | {"measure": name, "n": len(numbers)} | estimate(numbers)
-            control = measured[NOISES[0], sampling, layer][name]
-            changes = {"from_training": (numbers, control)} if noise != NOISES[0] else {}
+            control = measured[NOISES[0], statistics, sampling, layer][name]
+            changes = {"from_training": (numbers, control)} if trained else {}
             if sampling == SMOOTHGRAD:
-                plain, control_plain = measured[noise, NONE, layer][name], measured[NOISES[0], NONE, layer][name]
+                plain = measured[noise, statistics, NONE, layer][name]
+                control_plain = measured[NOISES[0], statistics, NONE, layer][name]
                 changes["from_test"] = (numbers, plain)
-                if noise != NOISES[0]:
+                if trained:
                     changes["from_both"] = (numbers, control_plain)
                     changes["interaction"] = (numbers - plain, control - control_plain)
             for title, (after, before) in changes.items():
@@ -185,7 +210,7 @@ def rows(measured: Mapping[Place, Values]) -> Iterator[dict[str, object]]:
 
 
 def measure(
-    models: Mapping[float, nn.Module],
+    models: Mapping[Network, nn.Module],
     val_set: tuple[Tensor, Tensor],
     boxes: Tensor,
     arguments: argparse.Namespace,
@@ -195,7 +220,7 @@ def measure(
     """Every measure of every network, beginning with what is not in the ledger yet.
 
     Args:
-        models: the fine-tuned networks by their noise at training.
+        models: the fine-tuned networks.
         val_set: uint8 images (N, 3, H, W) and labels (N,) for the accuracy; the maps are those of ``arguments.limit``
             of these, evenly spread over the classes.
         boxes: (N, 4) where the objects are.
@@ -204,22 +229,24 @@ def measure(
         batch: images that are explained at once.
     """
     spread = torch.tensor(tiny_imagenet.evenly(len(boxes), arguments.limit)).split(batch)
-    for noise, model in models.items():
-        if f"{noise}/{OUTPUT}" not in ledger:
-            ledger.add(f"{noise}/{OUTPUT}", [[NONE, OUTPUT, _lists(predictions(model, *val_set))]])
+    for (noise, statistics), model in models.items():
+        head = f"{noise}/{statistics}"
+        if f"{head}/{OUTPUT}" not in ledger:
+            ledger.add(f"{head}/{OUTPUT}", [[NONE, OUTPUT, _lists(predictions(model, *val_set))]])
         explained = deepcopy(model).to(memory_format=torch.contiguous_format)
         scorer = fuse(deepcopy(model)).to(memory_format=torch.channels_last)
-        for number, some in enumerate(tqdm(spread, desc=f"noise {noise}", unit="batch", mininterval=2)):
-            if f"{noise}/{number}" not in ledger:
+        for number, some in enumerate(tqdm(spread, desc=head, unit="batch", mininterval=2)):
+            if f"{head}/{number}" not in ledger:
                 part = val_set[0][some], boxes[some]
                 found = map_values(explained, scorer, *part, arguments.samples, arguments.steps)
-                ledger.add(f"{noise}/{number}", [[*place, _lists(values)] for place, values in found.items()])
+                ledger.add(f"{head}/{number}", [[*place, _lists(values)] for place, values in found.items()])
     measured: dict[Place, dict[str, list[float]]] = {}
-    for noise in models:
+    for noise, statistics in models:
         for piece in (OUTPUT, *range(len(spread))):
-            for sampling, layer, values in ledger.pieces[f"{noise}/{piece}"]:
+            for sampling, layer, values in ledger.pieces[f"{noise}/{statistics}/{piece}"]:
                 for name, numbers in values.items():
-                    measured.setdefault((noise, sampling, layer), {}).setdefault(name, []).extend(numbers)
+                    of_place = measured.setdefault((noise, statistics, sampling, layer), {})
+                    of_place.setdefault(name, []).extend(numbers)
     return {
         place: {name: torch.tensor(numbers) for name, numbers in values.items()} for place, values in measured.items()
     }
@@ -247,7 +274,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     val_set = tiny_imagenet.load_split("val", arguments.data)
     models, curves = {}, {}
     for noise in NOISES:
-        models[noise], curves[noise] = fine_tuned(noise, arguments.epochs, train_set, val_set, folder.weights, device)
+        model, curves[noise] = fine_tuned(noise, arguments.epochs, train_set, val_set, folder.weights, device)
+        models[noise, TRAINING] = model
+        chosen = tiny_imagenet.evenly(len(train_set[0]), CLEAN_PICTURES)
+        models[noise, CLEAN] = with_clean_statistics(model, train_set[0][chosen])
     settings = {name: getattr(arguments, name) for name in counts}
     ledger = Ledger(folder.weights / "measured.partial.jsonl", settings | {"level": LEVEL})
     boxes = tiny_imagenet.load_boxes("val", arguments.data)
@@ -255,6 +285,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     facts = {
         **settings,
         "smoothgrad_noise": LEVEL,
+        "clean_statistics_from": CLEAN_PICTURES,
         "trained_on": "tiny-imagenet-100's training split, evenly spread over the classes; the same crops for all",
         "recipe": {**asdict(recipe(NOISES[0], arguments.epochs)), "noise": NOISES},
         "curves": curves,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from smoothsal_lib.datasets import tiny_imagenet
 from smoothsal_lib.experiments import training_noise
-from smoothsal_lib.experiments.training_noise import LAYERS, map_values, predictions, rows
+from smoothsal_lib.experiments.training_noise import LAYERS, map_values, predictions, rows, with_clean_statistics
 from smoothsal_lib.explain import explain
 from smoothsal_lib.metrics import deletion, insertion, total_variation
 from smoothsal_lib.metrics.localisation import energy_in_box
@@ -25,12 +26,16 @@ MAP_MEASURES = 6
 def test_what_both_do_beyond_the_sum_is_the_interaction() -> None:
     """By hand: in the first image the effects 1 and 2 add up to 3, in the second 1 and 2 become 7."""
     measured = {
-        (0.0, "none", "input"): {"m": torch.tensor([10.0, 20.0])},
-        (0.0, "smoothgrad", "input"): {"m": torch.tensor([12.0, 22.0])},
-        (0.1, "none", "input"): {"m": torch.tensor([11.0, 21.0])},
-        (0.1, "smoothgrad", "input"): {"m": torch.tensor([13.0, 27.0])},
+        (0.0, "clean", "none", "input"): {"m": torch.tensor([10.0, 20.0])},
+        (0.0, "clean", "smoothgrad", "input"): {"m": torch.tensor([12.0, 22.0])},
+        (0.1, "clean", "none", "input"): {"m": torch.tensor([11.0, 21.0])},
+        (0.1, "clean", "smoothgrad", "input"): {"m": torch.tensor([13.0, 27.0])},
     }
-    found = {(row["training_noise"], row["sampling"]): row for row in rows(measured)}
+    # Networks with other statistics have nothing to do with it.
+    others = {(noise, "training", *place): {"m": values["m"] * 7} for (noise, _, *place), values in measured.items()}
+    found = {
+        (row["training_noise"], row["sampling"]): row for row in rows(others | measured) if row["statistics"] == "clean"
+    }
     both = found[0.1, "smoothgrad"]
     assert (both["from_training"], both["from_test"], both["from_both"], both["interaction"]) == (3, 4, 5, 2)
     assert (both["from_training_error"], both["interaction_error"]) == (2, 2)  # of the differences 1, 5 and 0, 4
@@ -97,6 +102,18 @@ def test_predictions_are_those_of_clean_and_of_noisy_pictures(fake_data: Path) -
     assert found["confidence"].tolist() == pytest.approx(expected.tolist(), abs=1e-4)
 
 
+def test_clean_statistics_are_those_of_a_pass_in_training_mode(fake_data: Path) -> None:
+    images, _, _ = pictures(fake_data, 20)
+    model = load_model("tiny_resnet")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    clean = with_clean_statistics(model, images)
+    x = normalize(images.float() / 255)
+    assert not clean.training
+    torch.testing.assert_close(clean(x), deepcopy(model).train()(x), rtol=1e-3, atol=1e-3)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not torch.equal(clean(x), model(x))
+
+
 def test_record(fake_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = ["--data", str(fake_data), "--weights", str(tmp_path / "weights")]
     sizes = ["--limit", "4", "--pictures", "256", "--epochs", "1", "--samples", "2", "--steps", "2"]
@@ -110,19 +127,25 @@ def test_record(fake_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert record["command"].endswith(" ".join(sizes))
     assert (record["images"], record["limit"], record["recipe"]["noise"]) == (100, 4, [0.0, 0.1])
     assert all(len(record["curves"][noise]) == 1 for noise in ("0.0", "0.1"))
-    keys = ("training_noise", "sampling", "layer", "measure")
+    keys = ("training_noise", "statistics", "sampling", "layer", "measure")
     found = {tuple(row[key] for key in keys): row for row in record["rows"]}
-    assert len(found) == len(record["rows"]) == 2 * ((2 * len(LAYERS) + 1) * MAP_MEASURES + 4)
-    for (noise, sampling, layer, measure), row in found.items():
+    assert len(found) == len(record["rows"]) == 2 * 2 * ((2 * len(LAYERS) + 1) * MAP_MEASURES + 4)
+    for (noise, statistics, sampling, layer, measure), row in found.items():
         assert row["n"] == (100 if layer == "output" else 4)
         assert ("from_training" in row, "from_test" in row) == (noise > 0, sampling == "smoothgrad")
         if "interaction" in row:
             alone = (
-                found[noise, "none", layer, measure]["from_training"] + found[0, sampling, layer, measure]["from_test"]
+                found[noise, statistics, "none", layer, measure]["from_training"]
+                + found[0, statistics, sampling, layer, measure]["from_test"]
             )
             assert row["interaction"] == pytest.approx(row["from_both"] - alone, abs=1e-5)
-    assert found[0.1, "none", "output", "confidence"]["from_training"] != 0
-    assert found[0.1, "random", "input", "total_variation"]["from_training"] == 0  # the same numbers for all
+    confidences = [
+        found[noise, statistics, "none", "output", "confidence"]["mean"]
+        for noise in (0.0, 0.1)
+        for statistics in ("training", "clean")
+    ]
+    assert len(set(confidences)) == 4
+    assert found[0.1, "clean", "random", "input", "total_variation"]["from_training"] == 0  # the same numbers for all
 
     measure, calls = training_noise.map_values, []
 
@@ -137,4 +160,4 @@ def test_record(fake_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(KeyboardInterrupt):
         run("resumed")
     assert run("resumed")["rows"] == record["rows"]
-    assert len(calls) == 1 + 1 + 1  # the first network was not measured again
+    assert len(calls) == 1 + 1 + 3  # the first network was not measured again
