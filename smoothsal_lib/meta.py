@@ -103,7 +103,7 @@ def capture_stepped(
     rate: float,
     rule: AbstractContextManager[Any] | None = None,
 ) -> Capture:
-    """Activations of ``model``, and the total derivative of f_c(x; θ'(x)) by them: second-order meta-saliency.
+    """Activations of the network that has learnt, and the total derivative of its score: second-order meta-saliency.
 
     Args:
         model: the network.
@@ -114,17 +114,17 @@ def capture_stepped(
         rule: a backward rule for the pass that is explained; the step itself follows the gradient.
 
     Returns:
-        ``logits`` of the network after the step; ``activations`` x^l of the network before it; ``gradients``: the
-        derivative by something added to x^l in both passes.
+        ``logits`` and ``activations`` x^l of the network after the step, which is the one that is explained, as at first
+        order; ``gradients``: the derivative of f_c(x; θ'(x)) by something added to x^l in both passes.
     """
     # Of attention's kernels only the plain one can be differentiated twice.
     with preserved(model), torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         _, live = _live(model)
-        before, inner = forward(model, x, layers, nullcontext(), activations=True, run=_with(model, live))
+        before, inner = forward(model, x, layers, nullcontext(), activations=False, run=_with(model, live))
         loss = F.cross_entropy(before, target)
         gradients = torch.autograd.grad(loss, list(live.values()), create_graph=True, allow_unused=True)
         learnt = _with(model, _after(live, gradients, rate))
-        logits, outer = forward(model, x, list(inner), rule, activations=False, run=learnt)
+        logits, outer = forward(model, x, list(inner), rule, activations=True, run=learnt)
         edges = [record.edge for record in (*inner.values(), *outer.values())]
         parts = torch.autograd.grad(logits.gather(1, target[:, None]).sum(), edges, allow_unused=True)
         n = len(inner)
@@ -133,7 +133,7 @@ def capture_stepped(
             if direct is None:
                 raise ValueError(f"layer {name!r} has no influence on the score of the class")
             total[name] = direct if through_step is None else direct + through_step
-    return Capture(logits.detach(), target, {name: record.value for name, record in inner.items()}, total)
+    return Capture(logits.detach(), target, {name: record.value for name, record in outer.items()}, total)
 
 
 def _live(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, Tensor]]:

@@ -89,7 +89,7 @@ def rows(ledger: Ledger) -> Iterator[dict[str, object]]:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line; ``--help`` lists the options."""
-    arguments = options("meta_saliency", __doc__, argv, limit=(1000, "measure on so many images"))
+    arguments = options("meta_saliency", __doc__, argv, limit=(300, "measure on so many images"))
     model = load_model("tiny_resnet").to(arguments.device)
     images, _ = tiny_imagenet.load_split("val", arguments.data, arguments.limit)
     boxes = tiny_imagenet.load_boxes("val", arguments.data, arguments.limit)
