@@ -39,8 +39,8 @@ class MetaStep:
     """One inner step of gradient descent before the map is made.
 
     Each picture learns on its own, so a batch costs as much as its pictures one after the other. First order costs one
-    more forward and backward pass an image, second order a pass through the graph of that backward pass as well, about
-    three times a plain map's time in all; chapter 11 of the book measures it.
+    more forward and backward pass an image, second order a pass through the graph of that backward pass as well;
+    chapter 11 of the book shows what that comes to.
 
     All parameters learn, frozen ones too. Under a repair it is the repaired network that does: with a backward hook the
     step follows the blurred gradient, and a surrogate's own layers stay as they are.
@@ -114,8 +114,8 @@ def capture_stepped(
         rule: a backward rule for the pass that is explained; the step itself follows the gradient.
 
     Returns:
-        ``logits`` and ``activations`` x^l of the network after the step, which is the one that is explained, as at first
-        order; ``gradients``: the derivative of f_c(x; θ'(x)) by something added to x^l in both passes.
+        ``logits`` and ``activations`` x^l of the network after the step, which is the one that is explained, as at
+        first order; ``gradients``: the derivative of f_c(x; θ'(x)) by something added to x^l in both passes.
     """
     # Of attention's kernels only the plain one can be differentiated twice.
     with preserved(model), torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
