@@ -144,7 +144,9 @@ def test_explain_with_a_fix_is_explain_inside_it(method: str, fix: str, x: Tenso
     for layer, attribution in found.items():
         assert torch.equal(attribution, expected[layer])
     plain = sal.explain(model, x, 1, method=method, fix=None)
-    assert any(not torch.allclose(found[layer], plain[layer]) for layer in plain)
+    # CAM is a map of the last layer, which no gradient reaches through a strided convolution.
+    out_of_reach = method == "cam" and fix.startswith("backward")
+    assert any(not torch.allclose(found[layer], plain[layer]) for layer in plain) != out_of_reach
 
 
 def test_nested_and_listed_fixes_compose() -> None:
