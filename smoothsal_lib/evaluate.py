@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from smoothsal_lib.capture import logits_of
 from smoothsal_lib.datasets.benchmark import BENCHMARKS, Benchmark, open_benchmark
 from smoothsal_lib.explain import METHODS, as_method, explain
-from smoothsal_lib.extract import resize_map, saliency_map
+from smoothsal_lib.extract import on_picture, saliency_map
 from smoothsal_lib.fixes import NAMES, Fix, Surrogate, smoothed
 from smoothsal_lib.layers import INPUT, HiddenLayer, hidden_layers
 from smoothsal_lib.ledger import Ledger
@@ -316,7 +316,7 @@ def _localised(
     }
     found: Values = {name: {} for name in measures if name in plan.measures}
     for name, attribution in attributions.items() if found else ():
-        overlay = _on_picture(name, saliency_map(attribution), size, listed)
+        overlay = on_picture(saliency_map(attribution), size, listed.get(name))
         for measure in found:
             found[measure][name] = _numbers(measures[measure](overlay))
     if "box_share" in plan.measures:  # what a map would score that says nothing
@@ -341,18 +341,11 @@ def _compared(
             "rank_correlation_magnitude": partial(
                 rank_correlation, saliency_map(attribution, "abs_mean"), saliency_map(references[name], "abs_mean")
             ),
-            "ssim": partial(ssim, *(_on_picture(name, one, size, listed) for one in (here, there))),
+            "ssim": partial(ssim, *(on_picture(one, size, listed.get(name)) for one in (here, there))),
         }
         for measure in found:
             found[measure][name] = _numbers(measures[measure]())
     return found
-
-
-def _on_picture(name: str, maps: Tensor, size: tuple[int, int], listed: Mapping[str, HiddenLayer]) -> Tensor:
-    """Maps (N, h, w) of a layer, brought to the picture's size as the layer is aligned."""
-    if maps.shape[1:] == size:
-        return maps
-    return resize_map(maps, size, listed.get(name), "aligned" if name in listed else "bilinear")
 
 
 def _scoring(plan: Plan, x: Tensor) -> AbstractContextManager[object]:

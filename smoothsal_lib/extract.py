@@ -142,6 +142,19 @@ def resize_map(maps: Tensor, size: tuple[int, int], layer: HiddenLayer | None = 
     return rows @ maps @ columns.mT
 
 
+def on_picture(maps: Tensor, size: tuple[int, int], layer: HiddenLayer | None) -> Tensor:
+    """Maps (N, h, w) at the picture's size: as they are where they have it, else aligned, or bilinear without a layer.
+
+    Args:
+        maps: of the picture itself, or of a layer.
+        size: (H, W) of the picture.
+        layer: where the maps' units stand; ``None`` for the picture, and where that is not known.
+    """
+    if maps.shape[1:] == size:
+        return maps
+    return resize_map(maps, size, layer, "bilinear" if layer is None else "aligned")
+
+
 def _interpolation(layer: HiddenLayer, axis: int, pixels: int, like: Tensor) -> Tensor:
     """(pixels, units): how much of each unit each pixel gets, along one axis; every row sums to 1."""
     units, stride, offset = layer.shape[1 + axis], layer.stride[axis], layer.offset[axis]

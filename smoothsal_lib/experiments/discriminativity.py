@@ -24,7 +24,7 @@ from smoothsal_lib.evaluate import fingerprint
 from smoothsal_lib.experiments.command import options, save
 from smoothsal_lib.experiments.estimate import estimate
 from smoothsal_lib.explain import explain
-from smoothsal_lib.extract import resize_map, saliency_map
+from smoothsal_lib.extract import on_picture, saliency_map
 from smoothsal_lib.layers import INPUT, HiddenLayer, hidden_layers
 from smoothsal_lib.ledger import Ledger
 from smoothsal_lib.metrics.discriminativity import discriminativity, own_object
@@ -120,8 +120,7 @@ def scores(attributions: Mapping[str, Tensor], boxes: Tensor, places: Mapping[st
     left, right = boxes.to(attributions[INPUT].device).unbind(1)
     found: Values = {}
     for (layer, attribution), reduce in product(attributions.items(), REDUCTIONS):
-        maps = saliency_map(attribution, reduce)
-        maps = maps if layer == INPUT else resize_map(maps, size, places[layer])
+        maps = on_picture(saliency_map(attribution, reduce), size, places.get(layer))
         of_left, of_right = maps.chunk(2)
         for name, score in MEASURES.items():
             found[layer, reduce, name] = score(of_left, of_right, left, right)

@@ -16,7 +16,7 @@ from smoothsal_lib.evaluate import fingerprint
 from smoothsal_lib.experiments.command import options, save
 from smoothsal_lib.experiments.estimate import estimate
 from smoothsal_lib.explain import explain
-from smoothsal_lib.extract import resize_map, saliency_map
+from smoothsal_lib.extract import on_picture, saliency_map
 from smoothsal_lib.fixes import Fix
 from smoothsal_lib.layers import INPUT, HiddenLayer, hidden_layers
 from smoothsal_lib.ledger import Ledger
@@ -79,7 +79,7 @@ def measured(
         note("total_variation", layer, total_variation(attribution))
         note("checkerboard_energy", layer, checkerboard_energy(attribution))
         magnitude = saliency_map(attribution, "abs_mean")
-        overlay = resize_map(magnitude, (x.shape[2], x.shape[3]), places[layer]) if layer in places else magnitude
+        overlay = on_picture(magnitude, (x.shape[2], x.shape[3]), places.get(layer))
         note("energy_in_box", layer, energy_in_box(overlay, boxes))
     if score:
         with torch.autocast(x.device.type, torch.bfloat16):

@@ -17,7 +17,7 @@ from smoothsal_lib.evaluate import fingerprint
 from smoothsal_lib.experiments.command import options, save
 from smoothsal_lib.experiments.estimate import estimate
 from smoothsal_lib.explain import explain
-from smoothsal_lib.extract import resize_map, saliency_map
+from smoothsal_lib.extract import on_picture, saliency_map
 from smoothsal_lib.layers import INPUT, hidden_layers
 from smoothsal_lib.ledger import Ledger
 from smoothsal_lib.metrics.localisation import energy_in_box
@@ -72,7 +72,7 @@ def stability(model: nn.Module, x: Tensor, boxes: Tensor, noise: float) -> Itera
         for name in LAYERS:
             one, other = (mean[name] for mean in means)
             first, second = (saliency_map(a, "abs_mean") for a in (one, other))
-            overlay = resize_map(first, (x.shape[2], x.shape[3]), places[name]) if name in places else first
+            overlay = on_picture(first, (x.shape[2], x.shape[3]), places.get(name))
             found.setdefault("agreement", {})[name] = correlation(one, other)
             found.setdefault("agreement_magnitude", {})[name] = rank_correlation(first, second)
             found.setdefault("energy_in_box", {})[name] = energy_in_box(overlay, boxes)

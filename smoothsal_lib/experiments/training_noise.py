@@ -29,9 +29,9 @@ from smoothsal_lib.datasets import tiny_imagenet
 from smoothsal_lib.experiments.command import options, save
 from smoothsal_lib.experiments.estimate import estimate
 from smoothsal_lib.explain import explain
-from smoothsal_lib.extract import resize_map, saliency_map
+from smoothsal_lib.extract import on_picture, saliency_map
 from smoothsal_lib.fixes.recalibration import recalibrate
-from smoothsal_lib.layers import INPUT, HiddenLayer, hidden_layers
+from smoothsal_lib.layers import INPUT, hidden_layers
 from smoothsal_lib.ledger import Ledger
 from smoothsal_lib.metrics import checkerboard_energy, deletion, insertion, total_variation
 from smoothsal_lib.metrics.fidelity import accuracy, probabilities
@@ -151,7 +151,9 @@ def map_values(
     }
     attributions[RANDOM, INPUT] = random_maps(x)
     overlays = {
-        f"{name}/{layer}": on_picture(attribution, places.get(layer), (x.shape[2], x.shape[3]))
+        f"{name}/{layer}": on_picture(
+            saliency_map(attribution, "abs_mean"), (x.shape[2], x.shape[3]), places.get(layer)
+        )
         for (name, layer), attribution in attributions.items()
     }
     with torch.autocast(x.device.type, torch.bfloat16):
@@ -168,12 +170,6 @@ def map_values(
         }
         for (name, layer), attribution in attributions.items()
     }
-
-
-def on_picture(attribution: Tensor, layer: HiddenLayer | None, size: tuple[int, int]) -> Tensor:
-    """The mean magnitude over channels, at the picture's size; without a layer it is the picture's own map."""
-    magnitude = saliency_map(attribution, "abs_mean")
-    return magnitude if layer is None else resize_map(magnitude, size, layer)
 
 
 def rows(measured: Mapping[Place, Values]) -> Iterator[dict[str, object]]:

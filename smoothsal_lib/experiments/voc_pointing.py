@@ -27,7 +27,7 @@ from smoothsal_lib.evaluate import fingerprint
 from smoothsal_lib.experiments.command import save
 from smoothsal_lib.experiments.estimate import estimate
 from smoothsal_lib.explain import explain
-from smoothsal_lib.extract import REDUCTIONS, resize_map, saliency_map
+from smoothsal_lib.extract import REDUCTIONS, on_picture, saliency_map
 from smoothsal_lib.layers import HiddenLayer, hidden_layers
 from smoothsal_lib.metrics.localisation import TOLERANCE, accuracy_by_class, energy_in_box, pointing_game
 from smoothsal_lib.models import POSITIONS, VOC_FILES, load_voc_model, normalize
@@ -108,7 +108,8 @@ def play(
                 attributions = explain(model, several, target, layers, method, repair, **(settings or {}))
                 for layer, attribution in attributions.items():
                     for reduce in dict.fromkeys(reductions):
-                        maps = on_picture(saliency_map(attribution, reduce), size, listed[size])
+                        maps = saliency_map(attribution, reduce)
+                        maps = on_picture(maps, size, layer_like(maps, listed[size]))
                         _score(found, Way(method, fix, layer, reduce), maps.cpu(), boxes, picture)
     return found
 
@@ -121,13 +122,9 @@ def without_network(size: tuple[int, int], count: int) -> dict[Way, Tensor]:
     return {way: one.expand(count, *size) for way, one in maps.items()}
 
 
-def on_picture(maps: Tensor, size: tuple[int, int], listed: Mapping[str, HiddenLayer]) -> Tensor:
-    """Maps (N, h, w) brought to the picture's size, where the hidden layers with maps of that size have their units.
-
-    Also those of a layer that is not listed itself, such as a stage or a convolution of a residual branch.
-    """
-    layer = next((one for one in listed.values() if one.shape[1:] == maps.shape[1:]), None)
-    return maps if maps.shape[1:] == size else resize_map(maps, size, layer, "aligned" if layer else "bilinear")
+def layer_like(maps: Tensor, listed: Mapping[str, HiddenLayer]) -> HiddenLayer | None:
+    """A hidden layer with maps of this size, where those of one that is not listed, such as a stage, stand as well."""
+    return next((one for one in listed.values() if one.shape[1:] == maps.shape[1:]), None)
 
 
 def _score(found: Found, way: Way, maps: Tensor, boxes: Tensor, picture: Picture) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from smoothsal_lib.metrics.localisation import _checked, _within
+from smoothsal_lib.metrics.localisation import checked, within
 
 ROUNDING = 16  # a difference of so many units in the last place of a map's largest value is none
 
@@ -94,10 +94,10 @@ def _prepared(a: Tensor, b: Tensor, boxes_a: Tensor, boxes_b: Tensor) -> tuple[T
         raise ValueError(f"expected two tensors of maps of one shape (N, H, W), got {tuple(a.shape)}, {tuple(b.shape)}")
     maps, inside = [], []
     for one, boxes in ((a, boxes_a), (b, boxes_b)):
-        one, boxes = _checked(one, boxes)
+        one, boxes = checked(one, boxes)
         # Only shares are wanted, so the largest magnitude may become 1: sums then neither overflow nor vanish.
         maps.append(one / _divisor(one.abs().amax((1, 2), keepdim=True)))
-        inside.append(_within(boxes, (one.shape[1], one.shape[2])))
+        inside.append(within(boxes, (one.shape[1], one.shape[2])))
     for wrong, what in (
         (~inside[0].any(2).any(1), "has an object A whose box holds no pixel"),
         (~inside[1].any(2).any(1), "has an object B whose box holds no pixel"),

@@ -38,10 +38,10 @@ def pointing_game(maps: Tensor, boxes: Tensor, tolerance: float = 0.0) -> Tensor
         ValueError: when the shapes do not fit, for maps with values that are not finite, for a box that does not lie in
             the picture, or a negative tolerance.
     """
-    maps, boxes = _checked(maps, boxes)
+    maps, boxes = checked(maps, boxes)
     if not tolerance >= 0:
         raise ValueError(f"tolerance = {tolerance} is not a distance in pixels: give 0 or more")
-    near = _within(boxes, (maps.shape[1], maps.shape[2]), tolerance)
+    near = within(boxes, (maps.shape[1], maps.shape[2]), tolerance)
     highest = maps == maps.amax((1, 2), keepdim=True)
     return (highest & near).sum((1, 2)).to(maps) / highest.sum((1, 2))
 
@@ -63,12 +63,12 @@ def energy_in_box(maps: Tensor, boxes: Tensor) -> Tensor:
         ValueError: when the shapes do not fit, for maps with values that are not finite, or a box that does not lie in
             the picture.
     """
-    maps, boxes = _checked(maps, boxes)
+    maps, boxes = checked(maps, boxes)
     positive = maps.clamp(min=0)
     # Only shares are wanted, so the largest value may become 1: sums then neither overflow nor vanish.
     largest = positive.amax((1, 2), keepdim=True)
     positive = torch.where(largest > 0, positive / largest, torch.ones_like(positive))
-    inside = _within(boxes, (maps.shape[1], maps.shape[2]))
+    inside = within(boxes, (maps.shape[1], maps.shape[2]))
     return (positive * inside).sum((1, 2)) / positive.sum((1, 2))
 
 
@@ -88,7 +88,7 @@ def box_share(boxes: Tensor, size: tuple[int, int]) -> Tensor:
         ValueError: for boxes of another shape, or one that does not lie in the picture.
     """
     boxes = _checked_boxes(boxes, size)
-    return _within(boxes, size).sum((1, 2)).to(boxes) / (size[0] * size[1])
+    return within(boxes, size).sum((1, 2)).to(boxes) / (size[0] * size[1])
 
 
 def accuracy_by_class(hits: Tensor, labels: Tensor, classes: int) -> Tensor:
@@ -119,7 +119,7 @@ def accuracy_by_class(hits: Tensor, labels: Tensor, classes: int) -> Tensor:
     return total / hits.new_zeros(classes).index_add(0, labels, torch.ones_like(hits))
 
 
-def _checked(maps: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+def checked(maps: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
     """Both in at least 32 bits and on the maps' device."""
     if maps.ndim != 3 or 0 in maps.shape:
         raise ValueError(f"expected maps of shape (N, H, W), none of them 0, got {tuple(maps.shape)}")
@@ -158,7 +158,7 @@ def _checked_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return several
 
 
-def _within(boxes: Tensor, size: tuple[int, int], tolerance: float = 0.0) -> Tensor:
+def within(boxes: Tensor, size: tuple[int, int], tolerance: float = 0.0) -> Tensor:
     """Which pixels (N, H, W) lie in one of the boxes (N, K, 4) or at most ``tolerance`` pixels beside it."""
     near = torch.zeros(len(boxes), *size, dtype=torch.bool, device=boxes.device)
     for one in boxes.unbind(1):  # one after the other, for memory's sake

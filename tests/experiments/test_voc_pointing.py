@@ -14,7 +14,8 @@ from voc_tree import PICTURES, annotation, plant
 import smoothsal_lib as sal
 from smoothsal_lib.datasets.voc import CLASSES, Voc
 from smoothsal_lib.experiments import voc_pointing
-from smoothsal_lib.experiments.voc_pointing import CENTRE, CHANCE, Found, Way, on_picture, play, rows, without_network
+from smoothsal_lib.experiments.voc_pointing import CENTRE, CHANCE, Found, Way, layer_like, play, rows, without_network
+from smoothsal_lib.extract import on_picture
 from smoothsal_lib.layers import HiddenLayer
 
 
@@ -69,12 +70,14 @@ def test_the_centre_and_chance_need_no_network():
 
 def test_a_layer_that_is_not_listed_stands_where_those_of_its_size_do():
     listed = {"layer4.2": HiddenLayer("layer4.2", (6, 1, 2), (32, 32), (2.0, 2.0))}
-    found = on_picture(torch.tensor([[[0.0, 1.0]]]), (40, 64), listed)
+    one = torch.tensor([[[0.0, 1.0]]])
+    found = on_picture(one, (40, 64), layer_like(one, listed))
     assert found.shape == (1, 40, 64)
     assert found[0, 7, [2, 18, 34, 60]].tolist() == [0, 0.5, 1, 1]
-    assert on_picture(torch.zeros(1, 2, 2), (40, 64), listed).shape == (1, 40, 64)
+    other = torch.zeros(1, 2, 2)
+    assert on_picture(other, (40, 64), layer_like(other, listed)).shape == (1, 40, 64)
     same = torch.randn(1, 40, 64)
-    assert on_picture(same, (40, 64), listed) is same
+    assert on_picture(same, (40, 64), layer_like(same, listed)) is same
 
 
 def test_the_mean_is_over_classes():
