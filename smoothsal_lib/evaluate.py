@@ -79,7 +79,7 @@ class Plan:
         seed: of random maps, RISE's masks and re-initialised weights.
     """
 
-    model: str = EMBEDDED
+    model: str = EMBEDDED[0]
     data: str = "tiny-imagenet-100"
     images: int | None = 1000
     fixes: tuple[str, ...] = ("none", "backward")

@@ -1,4 +1,4 @@
-"""Networks to explain: the embedded ``tiny_resnet``, torchvision's, and those of the pointing game on PASCAL VOC."""
+"""Networks to explain: the embedded ones, torchvision's, and those of the pointing game on PASCAL VOC."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -21,12 +22,13 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from smoothsal_lib.datasets.voc import CLASSES as VOC_CLASSES
 from smoothsal_lib.embedded import data_folder
 from smoothsal_lib.fixes.surrogate import Surrogate
+from smoothsal_lib.layers import check_output
 from smoothsal_lib.state import preserved
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-EMBEDDED = "tiny_resnet"
+EMBEDDED = ("tiny_resnet", "tissue_resnet", "glas_resnet", "tissue_segmenter")  # the first is the default
 # What is published under "IMAGENET1K_V1" stays the same; "DEFAULT" would move with torchvision's version.
 DOWNLOADED = {
     "resnet18": "ResNet18_Weights.IMAGENET1K_V1",
@@ -51,7 +53,46 @@ def normalize(images: Tensor) -> Tensor:
     return (images - mean) / std
 
 
-class TinyResNet(nn.Module):
+class _Trunk(nn.Module):
+    """What the small networks of this library share: a ResNet of BasicBlocks without what follows its four stages.
+
+    Args:
+        widths: channels of the four stages.
+        strides: of the four stages, each at its first block.
+    """
+
+    categories: list[str]
+
+    def __init__(self, widths: tuple[int, int, int, int], strides: tuple[int, int, int, int]) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, widths[0], 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.relu = nn.ReLU(inplace=True)
+        self.layer1 = self._stage(widths[0], widths[0], strides[0])
+        self.layer2 = self._stage(widths[0], widths[1], strides[1])
+        self.layer3 = self._stage(widths[1], widths[2], strides[2])
+        self.layer4 = self._stage(widths[2], widths[3], strides[3])
+
+    @staticmethod
+    def _stage(c_in: int, c_out: int, stride: int) -> nn.Sequential:
+        shortcut = None
+        if stride != 1 or c_in != c_out:
+            shortcut = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out))
+        return nn.Sequential(BasicBlock(c_in, c_out, stride, shortcut), BasicBlock(c_out, c_out))
+
+    def _draw_convolutions(self) -> None:
+        """Random weights as He et al. 2015 (arXiv 1502.01852) choose them."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the last stage returns, for normalised pictures (N, 3, H, W)."""
+        x = self.relu(self.bn1(self.conv1(x)))
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+
+class TinyResNet(_Trunk):
     """A ResNet of BasicBlocks in which every downsampling is a strided convolution.
 
     A 3 x 3 stride-2 stem without max-pool, then four stages of two blocks; stages 2 to 4 begin with a stride of 2,
@@ -62,35 +103,38 @@ class TinyResNet(nn.Module):
         widths: channels of the four stages.
     """
 
-    categories: list[str]
-
     def __init__(self, classes: int = 100, widths: tuple[int, int, int, int] = (32, 64, 160, 288)) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, widths[0], 3, stride=2, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(widths[0])
-        self.relu = nn.ReLU(inplace=True)
-        self.layer1 = self._stage(widths[0], widths[0], stride=1)
-        self.layer2 = self._stage(widths[0], widths[1], stride=2)
-        self.layer3 = self._stage(widths[1], widths[2], stride=2)
-        self.layer4 = self._stage(widths[2], widths[3], stride=2)
+        super().__init__(widths, strides=(1, 2, 2, 2))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(widths[3], classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    @staticmethod
-    def _stage(c_in: int, c_out: int, stride: int) -> nn.Sequential:
-        shortcut = None
-        if stride != 1:
-            shortcut = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out))
-        return nn.Sequential(BasicBlock(c_in, c_out, stride, shortcut), BasicBlock(c_out, c_out))
+        self._draw_convolutions()
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits, shape (N, classes), for normalised pictures (N, 3, H, W) of any size."""
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(torch.flatten(self.avgpool(x), 1))
+        return self.fc(torch.flatten(self.avgpool(self.features(x)), 1))
+
+
+class DenseResNet(_Trunk):
+    """:class:`TinyResNet` with an answer for every pixel: the last stage keeps its size, the total stride is 8.
+
+    A 1 x 1 convolution takes the place of pooling and classifier, and its logits are enlarged bilinearly to the
+    picture's size (as in fully convolutional networks, Long et al. 2015, arXiv 1411.4038, without their skips). To
+    explain one, :func:`smoothsal_lib.explain` needs a ``region``.
+
+    Args:
+        classes: number of classes of a pixel.
+        widths: channels of the four stages.
+    """
+
+    def __init__(self, classes: int = 4, widths: tuple[int, int, int, int] = (16, 32, 64, 96)) -> None:
+        super().__init__(widths, strides=(1, 2, 2, 1))
+        self._draw_convolutions()
+        self.head = nn.Conv2d(widths[3], classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, shape (N, classes, H, W), for normalised pictures (N, 3, H, W) of any size."""
+        scores = self.head(self.features(x))
+        return F.interpolate(scores, x.shape[2:], mode="bilinear", align_corners=False)
 
 
 def save_weights(model: nn.Module, path: str | Path, categories: Sequence[str] = ()) -> None:
@@ -117,11 +161,16 @@ def load_model(name: str | None = None, folder: str | Path | None = None) -> nn.
     All of them expect pictures that went through :func:`normalize`, as :func:`smoothsal_lib.load_photo` gives them.
 
     Args:
-        name: ``"tiny_resnet"`` ships with the library: 100 classes, pictures of 64 to 160 px, no network needed.
+        name: ``"tiny_resnet"`` ships with the library: 100 classes, pictures of 64 to 160 px, no network needed. So do
+            three networks for tissue under the microscope (haematoxylin and eosin, 20x): the tumour detectors
+            ``"tissue_resnet"``, trained on generated tissue, and ``"glas_resnet"``, trained on real glands, with a
+            single logit (N, 1) each, whose sigmoid is the probability of a tumour; and ``"tissue_segmenter"``, with
+            logits (N, 4, H, W) for every pixel (:class:`DenseResNet`).
             ``"resnet18"``, ``"resnet34"``, ``"resnet50"`` and ``"vgg16"`` (no strided convolutions) are torchvision's:
             1,000 classes of ImageNet, made for 224 px, downloaded once and checked against the hash in the file's name.
             ``None`` takes the environment variable ``SMOOTHSAL_MODEL``, or ``"tiny_resnet"`` where it is not set.
-        folder: where ``tiny_resnet.safetensors`` lies; ``None`` means the file that ships with the library.
+        folder: where the weights of an embedded network lie, in ``NAME.safetensors``; ``None`` means the files that
+            ship with the library.
 
     Raises:
         ValueError: for an unknown name, or for weights that carry no class names.
@@ -129,29 +178,31 @@ def load_model(name: str | None = None, folder: str | Path | None = None) -> nn.
         RuntimeError: when weights cannot be downloaded.
     """
     if name is None:
-        name = os.environ.get("SMOOTHSAL_MODEL") or EMBEDDED
-    if name == EMBEDDED:
-        return _load_embedded(Path(folder) if folder is not None else data_folder())
+        name = os.environ.get("SMOOTHSAL_MODEL") or EMBEDDED[0]
+    if name in EMBEDDED:
+        return _load_embedded(name, Path(folder) if folder is not None else data_folder())
     if name in DOWNLOADED:
         return _load_downloaded(name)
-    raise ValueError(f"unknown model {name!r}: choose one of {', '.join([EMBEDDED, *DOWNLOADED])}")
+    raise ValueError(f"unknown model {name!r}: choose one of {', '.join([*EMBEDDED, *DOWNLOADED])}")
 
 
-def _load_embedded(folder: Path) -> nn.Module:
-    path = folder / f"{EMBEDDED}.safetensors"
+def _load_embedded(name: str, folder: Path) -> nn.Module:
+    path = folder / f"{name}.safetensors"
     if not path.is_file():
+        command = "classifier" if name == "tiny_resnet" else f"detector --model {name}"
         raise FileNotFoundError(
-            f"no {path.name} in {str(folder)!r}: python -m smoothsal_lib.training.classifier makes it"
+            f"no {path.name} in {str(folder)!r}: python -m smoothsal_lib.training.{command} makes it"
         )
+    kind, last = (DenseResNet, "head") if name == "tissue_segmenter" else (TinyResNet, "fc")
     with safe_open(path, framework="pt") as file:
         names = json.loads((file.metadata() or {}).get("categories", "[]"))
         widths = [file.get_slice(f"layer{i}.0.conv1.weight").get_shape()[0] for i in (1, 2, 3, 4)]
-        classes = file.get_slice("fc.bias").get_shape()[0]
+        classes = file.get_slice(f"{last}.bias").get_shape()[0]
     if len(names) != classes:
         raise ValueError(
             f"{str(path)!r} names {len(names)} categories for {classes} outputs: write it with save_weights"
         )
-    model = TinyResNet(classes, tuple(widths))
+    model = kind(classes, tuple(widths))
     load_weights(model, path)
     model.categories = [synonyms.split(",")[0] for synonyms in names]  # "tabby, tabby cat" is shown as "tabby"
     return model.eval()
@@ -163,7 +214,7 @@ def _load_downloaded(name: str) -> nn.Module:
         state = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:  # no network, no room on the disk, or a hash that does not match
         reason = " ".join(str(error).split())
-        alternative = f"the embedded load_model({EMBEDDED!r}) needs no network"
+        alternative = f"the embedded load_model({EMBEDDED[0]!r}) needs no network"
         raise RuntimeError(f"the weights of {name} could not be downloaded ({reason}); {alternative}") from None
     model = torchvision_models.get_model(name)
     model.load_state_dict(state)
@@ -354,14 +405,14 @@ def _load_checked(model: nn.Module, state: Mapping[str, Tensor], arch: str, path
     raise ValueError(f"{path.name} does not fit a {arch} with {len(VOC_CLASSES)} outputs: {problem}")
 
 
-def load_surrogate(name: str = EMBEDDED) -> Surrogate:
-    """The fitted bilinear surrogate that ships with the library: a fix for the embedded network of the same name.
+def load_surrogate(name: str = EMBEDDED[0]) -> Surrogate:
+    """The fitted bilinear surrogate that ships with the library: a fix for the embedded network of that name.
 
     Raises:
         ValueError: for a network that has none here.
         FileNotFoundError: when the embedded file is missing.
     """
-    if name != EMBEDDED:
+    if name not in EMBEDDED:
         raise ValueError(f"no surrogate of {name!r} ships with the library: fit one with fit_surrogate(model, images)")
     path = data_folder() / f"{name}_surrogate.safetensors"
     if not path.is_file():
@@ -376,21 +427,25 @@ def top_classes(model: nn.Module, x: Tensor, k: int = 5) -> list[list[tuple[str,
     Args:
         model: a network with logits (N, classes); without ``categories`` its classes are called "class 0", "class 1"...
         x: (N, 3, H, W), normalised.
-        k: how many classes.
+        k: how many classes. A detector with a single logit has one answer, the sigmoid probability of what it detects,
+            however many are asked for.
 
     Returns:
         A list of N lists of k pairs (name, probability between 0 and 1).
 
     Raises:
-        ValueError: when x is not of shape (N, C, H, W), or k is not between 1 and the number of classes.
+        ValueError: when x is not of shape (N, C, H, W), the network returns no logits (N, classes), or k is not between
+            1 and the number of classes.
     """
     if x.ndim != 4:
         raise ValueError(f"expected images of shape (N, C, H, W), got {tuple(x.shape)}")
     with preserved(model):
-        probabilities = model(x.clone()).softmax(1)  # a network may work in place
-    if not 1 <= k <= probabilities.shape[1]:
-        raise ValueError(f"k = {k} is not between 1 and the network's {probabilities.shape[1]} classes")
-    names = getattr(model, "categories", None) or [f"class {i}" for i in range(probabilities.shape[1])]
-    found = probabilities.topk(k, dim=1)
+        logits = check_output(model(x.clone()))  # a network may work in place
+    classes = logits.shape[1]
+    probabilities = logits.softmax(1) if classes > 1 else logits.sigmoid()
+    if k < 1 or 1 < classes < k:
+        raise ValueError(f"k = {k} is not between 1 and the network's {classes} classes")
+    names = getattr(model, "categories", None) or [f"class {i}" for i in range(classes)]
+    found = probabilities.topk(min(k, classes), dim=1)
     pairs = zip(found.indices.tolist(), found.values.tolist(), strict=True)
     return [[(names[i], p) for i, p in zip(indices, values, strict=True)] for indices, values in pairs]

@@ -17,6 +17,7 @@ from smoothsal_lib.embedded import PACKAGE, data_folder
 from smoothsal_lib.models import (
     CaffeResNet50,
     CaffeVGG16,
+    DenseResNet,
     TinyResNet,
     load_model,
     load_surrogate,
@@ -96,9 +97,8 @@ def test_load_model_reads_another_folder(small: TinyResNet, folder: Path, tmp_pa
 def test_the_environment_names_the_default_model(folder: Path, monkeypatch: pytest.MonkeyPatch):
     assert isinstance(load_model(), TinyResNet)
     monkeypatch.setenv("SMOOTHSAL_MODEL", "resnet_of_mine")
-    with pytest.raises(
-        ValueError, match=r"^unknown model 'resnet_of_mine': .*tiny_resnet, resnet18, resnet34, resnet50, vgg16$"
-    ):
+    known = "tiny_resnet, tissue_resnet, glas_resnet, tissue_segmenter, resnet18, resnet34, resnet50, vgg16"
+    with pytest.raises(ValueError, match=f"^unknown model 'resnet_of_mine': choose one of {known}$"):
         load_model()
     assert isinstance(load_model("tiny_resnet"), TinyResNet)  # a name given is a name meant
 
@@ -113,10 +113,60 @@ def test_missing_weights_are_named(folder: Path):
     (folder / "tiny_resnet.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"^no tiny_resnet.safetensors in .*training.classifier makes it$"):
         load_model("tiny_resnet")
+    for name in ("tissue_resnet", "glas_resnet", "tissue_segmenter"):
+        with pytest.raises(
+            FileNotFoundError, match=rf"^no {name}.safetensors in .*training.detector --model {name} makes"
+        ):
+            load_model(name)
+        with pytest.raises(FileNotFoundError, match=rf"^no {name}_surrogate.safetensors in .*fit_surrogate"):
+            load_surrogate(name)
     with pytest.raises(FileNotFoundError, match=r"^no tiny_resnet_surrogate.safetensors in .*fit_surrogate"):
         load_surrogate()
     with pytest.raises(ValueError, match="^no surrogate of 'resnet50' ships with the library"):
         load_surrogate("resnet50")
+
+
+@pytest.mark.parametrize("name", ["tissue_resnet", "glas_resnet"])
+def test_a_tumour_detector_has_one_logit(folder: Path, name: str):
+    torch.manual_seed(1)
+    detector = TinyResNet(classes=1, widths=(4, 6, 8, 10)).eval()
+    detector.fc.bias.data.fill_(0.7)
+    save_weights(detector, folder / f"{name}.safetensors", ["tumour"])
+    model, x = load_model(name), torch.randn(2, 3, 96, 96)
+    assert model.categories == ["tumour"] and model(x).shape == (2, 1)
+    torch.testing.assert_close(model(x), detector(x), atol=2e-2, rtol=1e-2)
+    found = sal.explain(model, x, target=0, method="gradient", fix=None)
+    for layer, gradient in sal.explain(model, x, method="gradient", fix=None).items():
+        assert torch.equal(gradient, found[layer])
+    with pytest.raises(ValueError, match="^no class 1: this network has classes 0 to 0$"):
+        sal.explain(model, x, target=1)
+
+
+def test_the_segmenter_answers_for_every_pixel(folder: Path):
+    torch.manual_seed(1)
+    dense = DenseResNet(4, (4, 6, 8, 10)).eval()
+    classes = ["stroma", "gland", "tumour", "lumen"]
+    save_weights(dense, folder / "tissue_segmenter.safetensors", classes)
+    model, x = load_model("tissue_segmenter"), torch.randn(2, 3, 64, 96)
+    assert isinstance(model, DenseResNet) and model.categories == classes and not model.training
+    assert model(x).shape == (2, 4, 64, 96)
+    torch.testing.assert_close(model(x), dense(x), atol=2e-2, rtol=1e-2)
+    assert model(torch.randn(1, 3, 75, 50)).shape == (1, 4, 75, 50)
+
+
+def test_the_segmenter_is_tiny_resnet_up_to_its_last_stride():
+    dense, tiny = DenseResNet(), TinyResNet(1, (16, 32, 64, 96))
+    lacking = {"head.weight", "head.bias"}, {"fc.weight", "fc.bias"}
+    assert {*dense.state_dict()} - lacking[0] == {*tiny.state_dict()} - lacking[1]
+    assert list(sal.strided_layers(dense)) == [name for name in sal.strided_layers(tiny) if "layer4" not in name]
+    dense.load_state_dict(tiny.state_dict(), strict=False)
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        features = dense.eval().features(x)
+        assert features.shape[2:] == (8, 8)
+        scores = torch.einsum("kc,ncij->nkij", dense.head.weight[:, :, 0, 0], features) + dense.head.bias[:, None, None]
+        # Pixels 0 to 7 belong to the unit centred at 3.5, and pixel 4 lies 1/16 of the way to the next.
+        torch.testing.assert_close(dense(x)[0, :, 0, 4], scores[0, :, 0, 0] * 15 / 16 + scores[0, :, 0, 1] / 16)
 
 
 @pytest.mark.parametrize(
@@ -191,6 +241,23 @@ def test_top_classes_leaves_the_network_as_it_was():
 def test_top_classes_refuses_a_k_that_cannot_be(k: int):
     with pytest.raises(ValueError, match=f"^k = {k} is not between 1 and the network's 3 classes$"):
         top_classes(Fixed(), torch.randn(1, 3, 4, 4), k=k)
+
+
+class Detector(nn.Module):
+    """A single logit: that of probability 0.8."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([[0.8]]).logit().expand(len(x), 1)
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_top_classes_of_a_detector(k: int):
+    model = Detector()
+    model.categories = ["tumour"]
+    [[(name, p)]] = top_classes(model, torch.randn(1, 3, 4, 4), k=k)
+    assert name == "tumour" and p == pytest.approx(0.8)
+    with pytest.raises(ValueError, match="^k = 0 is not between 1 and the network's 1 classes$"):
+        top_classes(model, torch.randn(1, 3, 4, 4), k=0)
 
 
 def test_top_classes_refuses_a_single_picture_without_batch():

@@ -16,12 +16,21 @@ def _check_labels(labels: Tensor, logits: Tensor) -> None:
         raise ValueError(f"expected {len(logits)} labels of shape (N,), got {tuple(labels.shape)}")
 
 
+def predicted(logits: Tensor) -> Tensor:
+    """The class that a network names: of logits (N, classes) the highest, of a detector's single one whether it is > 0.
+
+    Returns:
+        (N,) int64; for a detector, logits (N, 1), 1 stands for "found", a probability above one half, and 0 for not.
+    """
+    return logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] > 0).long()
+
+
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """Whether each image's highest logit is that of its label.
 
     Args:
         logits: (N, classes).
-        labels: (N,) integers.
+        labels: (N,) integers; for a detector's single logit (N, 1) 0 or 1, see :func:`predicted`.
 
     Returns:
         (N,) booleans; their mean is the top-1 accuracy.
@@ -31,11 +40,11 @@ def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """
     _check(logits)
     _check_labels(labels, logits)
-    return logits.argmax(1) == labels
+    return predicted(logits) == labels
 
 
 def agreement(original: Tensor, repaired: Tensor) -> Tensor:
-    """Whether the repaired network names the class that the original names.
+    """Whether the repaired network names the class that the original names (:func:`predicted`).
 
     Args:
         original: (N, classes) logits of the original network.
@@ -48,7 +57,7 @@ def agreement(original: Tensor, repaired: Tensor) -> Tensor:
         ValueError: when the shapes differ.
     """
     _check(original, repaired)
-    return original.argmax(1) == repaired.argmax(1)
+    return predicted(original) == predicted(repaired)
 
 
 def prediction_difference(
@@ -61,7 +70,8 @@ def prediction_difference(
     Args:
         original: (N, classes) logits of the original network.
         repaired: (N, classes) logits of the repaired one.
-        labels: (N,) integers: compare the probability of each image's label alone; ``None`` sums over all classes.
+        labels: (N,) integers: compare the probability of each image's label alone; ``None`` sums over all classes. Of
+            one output, label 0 or 1, the distance is the same for both: one probability is 1 minus the other.
         activation: ``"softmax"``, or ``"sigmoid"`` for independent outputs, such as a tumour detector's single one.
 
     Returns:
@@ -72,9 +82,10 @@ def prediction_difference(
     """
     _check(original, repaired)
     difference = (probabilities(original, activation) - probabilities(repaired, activation)).abs()
-    if labels is None:
+    if labels is not None:
+        _check_labels(labels, original)
+    if labels is None or difference.shape[1] == 1:
         return difference.sum(1)
-    _check_labels(labels, original)
     return difference.gather(1, labels[:, None])[:, 0]
 
 

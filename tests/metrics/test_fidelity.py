@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from smoothsal_lib.metrics.fidelity import accuracy, agreement, prediction_difference
+from smoothsal_lib.metrics.fidelity import accuracy, agreement, predicted, prediction_difference
 
 ORIGINAL = torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 3.0]])
 REPAIRED = torch.tensor([[0.0, 2.0], [0.0, 1.0], [1.0, 0.0]])
@@ -41,6 +41,19 @@ def test_prediction_difference_of_a_detector():
     torch.testing.assert_close(
         prediction_difference(original, repaired, activation="sigmoid"), torch.tensor([0.0, 0.25])
     )
+
+
+def test_a_detector_says_yes_above_zero():
+    logits, others = torch.tensor([[2.0], [-1.0], [0.0], [0.5]]), torch.tensor([[0.1], [1.0], [-3.0], [-0.5]])
+    assert predicted(logits).tolist() == [1, 0, 0, 1]
+    assert accuracy(logits, torch.tensor([1, 1, 0, 0])).tolist() == [True, False, True, False]
+    assert agreement(logits, others).tolist() == [True, False, True, False]
+
+
+def test_prediction_difference_of_a_detector_is_that_of_either_label():
+    original, repaired = torch.tensor([[0.0], [0.0]]), torch.tensor([[0.0], [torch.tensor(3.0).log()]])
+    found = prediction_difference(original, repaired, torch.tensor([0, 1]), activation="sigmoid")
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.25]))
 
 
 def test_unknown_activation_and_labels_of_another_shape():
