@@ -89,7 +89,8 @@ def test_strokes_enter_from_every_border_and_are_slender():
     _, marks = pen_mark(white(200), 1, 1, seed=5)
     rims = torch.stack([marks[:, 0].any(1), marks[:, -1].any(1), marks[:, :, 0].any(1), marks[:, :, -1].any(1)])
     assert bool(rims.any(0).all())
-    assert all(40 < int(rim.sum()) < 110 for rim in rims)
+    alone = rims[:, rims.sum(0) == 1]  # strokes that touch one border: the one that they enter from
+    assert all(10 < int(one.sum()) < 80 for one in alone)
     area = marks.float().mean((1, 2))
     assert float(area.min()) > 0.02 and float(area.max()) < 0.25
     assert len(marks.flatten(1).unique(dim=0)) == 200
