@@ -41,9 +41,7 @@ def pointing_game(maps: Tensor, boxes: Tensor, tolerance: float = 0.0) -> Tensor
     maps, boxes = checked(maps, boxes)
     if not tolerance >= 0:
         raise ValueError(f"tolerance = {tolerance} is not a distance in pixels: give 0 or more")
-    near = within(boxes, (maps.shape[1], maps.shape[2]), tolerance)
-    highest = maps == maps.amax((1, 2), keepdim=True)
-    return (highest & near).sum((1, 2)).to(maps) / highest.sum((1, 2))
+    return maximum_inside(maps, within(boxes, (maps.shape[1], maps.shape[2]), tolerance))
 
 
 def energy_in_box(maps: Tensor, boxes: Tensor) -> Tensor:
@@ -64,12 +62,7 @@ def energy_in_box(maps: Tensor, boxes: Tensor) -> Tensor:
             the picture.
     """
     maps, boxes = checked(maps, boxes)
-    positive = maps.clamp(min=0)
-    # Only shares are wanted, so the largest value may become 1: sums then neither overflow nor vanish.
-    largest = positive.amax((1, 2), keepdim=True)
-    positive = torch.where(largest > 0, positive / largest, torch.ones_like(positive))
-    inside = within(boxes, (maps.shape[1], maps.shape[2]))
-    return (positive * inside).sum((1, 2)) / positive.sum((1, 2))
+    return energy_inside(maps, within(boxes, (maps.shape[1], maps.shape[2])))
 
 
 def box_share(boxes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -119,15 +112,49 @@ def accuracy_by_class(hits: Tensor, labels: Tensor, classes: int) -> Tensor:
     return total / hits.new_zeros(classes).index_add(0, labels, torch.ones_like(hits))
 
 
-def checked(maps: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in at least 32 bits and on the maps' device."""
+def maximum_inside(maps: Tensor, inside: Tensor) -> Tensor:
+    """(N,) the share of the pixels with a map's maximum that lie inside; see :func:`pointing_game` for ties.
+
+    Args:
+        maps: (N, H, W), as :func:`checked_maps` returns them.
+        inside: (N, H, W) booleans.
+    """
+    highest = maps == maps.amax((1, 2), keepdim=True)
+    return (highest & inside).sum((1, 2)).to(maps) / highest.sum((1, 2))
+
+
+def energy_inside(maps: Tensor, inside: Tensor) -> Tensor:
+    """(N,) the share of a map's positive values that lies inside; without any, the share of the pixels that do.
+
+    Args:
+        maps: (N, H, W), as :func:`checked_maps` returns them.
+        inside: (N, H, W) booleans.
+    """
+    positive = maps.clamp(min=0)
+    # Only shares are wanted, so the largest value may become 1: sums then neither overflow nor vanish.
+    largest = positive.amax((1, 2), keepdim=True)
+    positive = torch.where(largest > 0, positive / largest, torch.ones_like(positive))
+    return (positive * inside).sum((1, 2)) / positive.sum((1, 2))
+
+
+def checked_maps(maps: Tensor) -> Tensor:
+    """Maps (N, H, W) in at least 32 bits.
+
+    Raises:
+        ValueError: for another shape, or values that are not finite.
+    """
     if maps.ndim != 3 or 0 in maps.shape:
         raise ValueError(f"expected maps of shape (N, H, W), none of them 0, got {tuple(maps.shape)}")
     if not bool(torch.isfinite(maps).all()):
         raise ValueError(f"expected finite maps, got {int((~torch.isfinite(maps)).sum())} NaN or infinite values")
+    return maps.to(torch.promote_types(maps.dtype, torch.float32))
+
+
+def checked(maps: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in at least 32 bits and on the maps' device."""
+    maps = checked_maps(maps)
     if len(boxes) != len(maps):
         raise ValueError(f"expected a box for each map, got {len(boxes)} boxes for {len(maps)} maps")
-    maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
     return maps, _checked_boxes(boxes, (maps.shape[1], maps.shape[2])).to(maps)
 
 
