@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,6 +27,7 @@ from smoothsal_lib.datasets.photos import load_photo
 from smoothsal_lib.models import TinyResNet, load_model, normalize, save_weights, top_classes
 from smoothsal_lib.record import provenance
 from smoothsal_lib.sampling import SmoothGrad
+from smoothsal_lib.training.loop import Descent, epoch_seed, make_optimizer, one_cycle, resumable
 
 # (share of the epochs, {image size in pixels: share of the batches}). Small pictures first: they cost half and teach
 # the same coarse shapes. Large ones last: without them the network is right but unsure above 64 px.
@@ -39,15 +38,10 @@ POLISH: tuple[Polish, ...] = ((4, {64: 0.85, 128: 0.15}), (3, {48: 0.2, 64: 0.6,
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Descent):
     """Everything that decides the outcome; stored in the checkpoint, so that a resumed run cannot change it."""
 
     epochs: int = 34
-    batch: int = 128
-    peak_lr: float = 0.2
-    warmup: float = 0.15
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
     label_smoothing: float = 0.1
     smallest_crop: float = 0.4
     # Crops enlarge what is in them, so the network has rarely seen objects at the size they have in a whole picture.
@@ -57,7 +51,6 @@ class Recipe:
     polish: tuple[Polish, ...] = POLISH
     # Standard deviation of the Gaussian noise on every picture, as a share of its range: see add_noise.
     noise: float = 0.0
-    seed: int = 0
 
     @property
     def all_epochs(self) -> int:
@@ -143,11 +136,7 @@ def learning_rate(epoch: float, recipe: Recipe) -> float:
         if end < epoch <= end + length:
             return recipe.polish_lr * (end + length - epoch) / length
         end += length
-    progress = epoch / recipe.epochs
-    if progress < recipe.warmup:
-        return recipe.peak_lr * max(progress / recipe.warmup, 0.02)
-    falling = (progress - recipe.warmup) / (1 - recipe.warmup)
-    return recipe.peak_lr * 0.5 * (1 + float(torch.cos(torch.tensor(falling * torch.pi))))
+    return one_cycle(epoch, recipe)
 
 
 @torch.no_grad()
@@ -161,14 +150,6 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor, device: torch.dev
     return correct / len(images)
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """SGD with Nesterov momentum; weight decay on matrices only, not on biases and batch-norm scales."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    free = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.SGD(groups, lr=recipe.peak_lr, momentum=recipe.momentum, nesterov=True)
-
-
 def train_epoch(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -180,7 +161,7 @@ def train_epoch(
 ) -> float:
     """One pass over the data; returns the mean loss (nats)."""
     model.train()
-    seed = recipe.seed * 100_003 + epoch
+    seed = epoch_seed(recipe.seed, epoch)
     generator = torch.Generator().manual_seed(seed)
     # A generator of its own, so that training with and without noise sees the same order, sizes and crops.
     noise_generator = torch.Generator().manual_seed(-1 - seed)
@@ -236,27 +217,12 @@ def fit(
     """
     optimizer = make_optimizer(model, recipe)
     settings = asdict(recipe) | {"pictures": len(train_set[0])}
-    curve: list[dict[str, float]] = []
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location=device)
-        if state["settings"] != settings:
-            raise ValueError(f"{checkpoint} was made with {state['settings']}: use those settings, or remove the file")
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        curve = state["curve"]
-    for epoch in range(len(curve), recipe.all_epochs):
-        started = time.perf_counter()
+
+    def one_epoch(epoch: int) -> dict[str, float]:
         loss = train_epoch(model, optimizer, *train_set, epoch, recipe, device)
-        accuracy = evaluate(model, *val_set, device)
-        seconds = time.perf_counter() - started
-        curve.append({"epoch": epoch + 1, "loss": loss, "val_top1": accuracy, "seconds": seconds})
-        tqdm.write(f"epoch {epoch + 1:2d}/{recipe.all_epochs}  loss {loss:.3f}  top-1 {accuracy:.4f}  {seconds:.0f} s")
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "curve": curve}
-        partial = checkpoint.with_suffix(".partial")
-        torch.save({**state, "settings": settings}, partial)
-        os.replace(partial, checkpoint)  # a kill while writing must not cost the previous epoch
-    model.eval()
-    return curve
+        return {"loss": loss, "val_top1": evaluate(model, *val_set, device)}
+
+    return resumable(model, optimizer, recipe.all_epochs, settings, checkpoint, one_epoch)
 
 
 def train(recipe: Recipe, data: Path | None, out: Path, device: torch.device) -> dict:
