@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LogNorm, Normalize, PowerNorm
+from matplotlib.colors import LogNorm, Normalize, PowerNorm, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import Normal, Stroke
 from numpy.typing import NDArray
 from torch import Tensor
@@ -178,6 +178,40 @@ def overlay(
             else f"stretched to the photograph ({interpolation})"
         )
         _note(figure, stretched, _clipping(percentile), _scales(limits, True))
+    return figure
+
+
+def structures(photo: NDArray[np.uint8], masks: Mapping[str, Tensor], *, alpha: float = 0.6) -> Figure:
+    """A picture beside the same picture, pale, with its structures in colour.
+
+    Args:
+        photo: (H, W, 3) uint8.
+        masks: ``{name: (H, W) bool}``, at most seven; where they overlap, the later one lies on top.
+        alpha: how much the colours cover, 0 to 1.
+
+    Raises:
+        ValueError: for masks of another shape or type, for none or for more than seven.
+    """
+    (photo,) = _photos(photo, 1)
+    colours = mpl.rc_params_from_file(STYLE, use_default_template=False)["axes.prop_cycle"].by_key()["color"]
+    if len(_not_empty(masks)) > len(colours):
+        raise ValueError(f"got {len(masks)} masks: there are colours for {len(colours)}")
+    pale = np.repeat(0.4 + 0.6 * photo.mean(-1, keepdims=True) / 255, 3, 2)
+    painted = pale.copy()
+    handles = []
+    for (name, mask), colour in zip(masks.items(), colours, strict=False):
+        if tuple(mask.shape) != photo.shape[:2] or mask.dtype != torch.bool:
+            raise ValueError(
+                f"expected the mask {name!r} as {photo.shape[:2]} of bool, got {tuple(mask.shape)} of {mask.dtype}"
+            )
+        inside = mask.cpu().numpy()
+        painted[inside] = alpha * np.array(to_rgb(colour)) + (1 - alpha) * pale[inside]
+        handles.append(Patch(fc=colour, alpha=alpha, label=name.replace("_", " ")))
+    with _style():
+        panels = {"photograph": _Panel(photo), "structures": _Panel(painted)}
+        figure = _draw([panels], None, {}, False, None, None)
+        style: dict[str, Any] = {"ncols": len(handles), "handlelength": 1.0, "columnspacing": 1.2, "borderaxespad": 0.0}
+        figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.0), **style)
     return figure
 
 

@@ -256,6 +256,21 @@ def test_curves_are_means_over_images_with_their_mean_area():
     assert ax.get_ylim()[0] == 0 and ax.get_xlim() == (0, 1)
 
 
+def test_structures_colour_what_they_cover_and_leave_the_rest_grey():
+    first, second = torch.zeros(2, 40, 40, dtype=torch.bool)
+    first[:20], second[10:20, :5] = True, True
+    figure = plot.structures(PHOTO, {"gland": first, "tumour_nuclei": second}, alpha=1)
+    photo, painted = (shown(ax) for ax in panels(figure))
+    np.testing.assert_array_equal(photo, PHOTO)
+    blue, red = (np.array(to_rgb(colour)) for colour in ("#0072B2", "#D55E00"))
+    np.testing.assert_allclose(painted[:10], np.broadcast_to(blue, (10, 40, 3)))
+    np.testing.assert_allclose(painted[10:20, :5], np.broadcast_to(red, (10, 5, 3)))  # the later one on top
+    np.testing.assert_allclose(painted[20:, :, 0], 0.4 + 0.6 * PHOTO[20:].mean(-1) / 255)
+    assert np.ptp(painted[20:], axis=-1).max() < 1e-12
+    assert "gland" in words(figure) and "tumour nuclei" in words(figure)
+
+
+MASKS = {name: torch.rand(40, 40) > 0.5 for name in ("tumour", "gland", "tumour_nuclei", "normal_nuclei", "lumen")}
 CURVES = Curves(torch.linspace(0, 1, 29), torch.rand(4, 29))
 FIGURES = {
     "maps": lambda: plot.maps({"layer1": torch.randn(8, 8), "layer2": torch.randn(4, 4)}, photo=PHOTO),
@@ -267,6 +282,7 @@ FIGURES = {
     "taps": lambda: plot.taps([(3, 2), (1, 2), (2, 2), (3, 3), (3, 1)]),
     "long legend": lambda: plot.by_layer({f"a rather long name, number {i}": {"layer1": 2.0} for i in range(5)}, "y"),
     "pictures": lambda: plot.pictures({"x": torch.randn(3, 8, 8), "y": torch.randn(1, 3, 8, 8)}),
+    "structures": lambda: plot.structures(PHOTO, MASKS),
     "curves": lambda: plot.curves({f"layer{i}": CURVES for i in range(8)}),
     "by_layer": lambda: plot.by_layer({"a": {f"layer{i}": float(i) for i in range(8)}, "b": {"layer1": 2.0}}, "y"),
 }
@@ -331,6 +347,12 @@ def test_titles_do_not_overlap(name: str):
         (lambda: plot.by_layer({}, "y"), "^nothing to draw"),
         (lambda: plot.curves({}), "^nothing to draw"),
         (lambda: plot.pictures({}), "^nothing to draw"),
+        (lambda: plot.structures(PHOTO, {}), "^nothing to draw"),
+        (lambda: plot.structures(PHOTO, {str(i): MASKS["gland"] for i in range(8)}), "^got 8 masks: .* colours for 7$"),
+        (
+            lambda: plot.structures(PHOTO, {"gland": torch.ones(4, 4, dtype=torch.bool)}),
+            r"^expected the mask 'gland' as \(40, 40\) of bool, got \(4, 4\) of torch.bool$",
+        ),
         (lambda: plot.pictures({"a": torch.zeros(2, 3, 4, 4)}), r"^image 'a' has the shape \(2, 3, 4, 4\): expected"),
     ],
 )
