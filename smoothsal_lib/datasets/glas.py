@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import io
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ MPP = 0.62005  # micrometres a pixel: the scanner's 0.465, brought to a 20x obje
 FOLDS = ((1, 13, 8), (3, 2), (10, 6, 12, 14), (11, 5, 16))
 SPLITS = {"train": FOLDS[1] + FOLDS[2] + FOLDS[3], "test": FOLDS[0]}
 GLAND_SHARE = 0.2  # of a patch: stroma alone does not tell the grade
-LUMEN_DENSITY = 0.12  # mean optical density up to which a pixel holds no tissue
+LUMEN_DENSITY = 0.07  # mean optical density up to which a pixel holds no tissue
 LUMEN_AREA = 30.0  # square micrometres: smaller gaps are cracks between fibres
 _COLUMNS = ("image", "patient", "malignant", "grade")
 
@@ -244,7 +245,7 @@ def _decoded(archive: zipfile.ZipFile, member: str, mode: str) -> np.ndarray:
             return np.array(picture.convert(mode))
     except KeyError:
         raise ValueError(f"no {member} in {str(archive.filename)!r}") from None
-    except OSError as error:  # Pillow's, for whatever is no picture
+    except (OSError, SyntaxError, zlib.error) as error:  # all three are raised for files that are damaged
         reason = " ".join(str(error).split())
         raise ValueError(f"{member} in {str(archive.filename)!r} cannot be read ({reason})") from error
 
