@@ -1,7 +1,7 @@
-"""Generated tissue: pictures like haematoxylin-eosin slides, of any size, from a seed, with exact masks.
+"""Generated tissue: pictures like hematoxylin-eosin slides, of any size, from a seed, with exact masks.
 
 Real slides may rarely be passed on, and nobody outlines every nucleus of them. Here every pixel knows what it belongs
-to. The picture is mixed as light is absorbed in a stained section: each structure holds some haematoxylin and some
+to. The picture is mixed as light is absorbed in a stained section: each structure holds some hematoxylin and some
 eosin, their densities add up, and what gets through is 10 to the power of minus the sum (Ruifrok and Johnston,
 "Quantification of histochemical staining by color deconvolution", 2001, the law of Beer and Lambert). The scale is that
 of the GlaS pictures (20x), whose colours and sizes of nuclei the numbers below are set to;
@@ -14,8 +14,9 @@ known, and says nothing about how a network does on a patient.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,11 @@ EPITHELIAL, TUMOUR, LYMPHOCYTE, FIBROBLAST = range(len(KINDS))
 PER_PATIENT = 8  # patches, half of them with tumour
 SHARE = 0.25  # of a patch, from which on it has tumour
 MARGIN = 28  # pixels drawn around the field and cut away, so that its rim looks like its middle
+WHITE = 248.0  # grey levels where nothing absorbs
+BALANCING = 6  # steps
 SMALLEST = 14  # pixels: what is left of a nucleus behind another or at the rim is no nucleus
+
+_CUT = (slice(MARGIN, -MARGIN), slice(MARGIN, -MARGIN))
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -44,14 +49,14 @@ class Stain:
     """How a section was stained and scanned.
 
     Attributes:
-        haematoxylin: optical density in red, green and blue of one unit of haematoxylin.
+        hematoxylin: optical density in red, green and blue of one unit of hematoxylin.
         eosin: the same of eosin.
         strength: factors on the densities of both.
         blur: standard deviation of the lens's blur in pixels.
         noise: standard deviation of the sensor's noise in grey levels of 255.
     """
 
-    haematoxylin: tuple[float, float, float] = (0.57, 0.75, 0.32)
+    hematoxylin: tuple[float, float, float] = (0.57, 0.75, 0.32)
     eosin: tuple[float, float, float] = (0.13, 0.96, 0.25)
     strength: tuple[float, float] = (1.0, 1.0)
     blur: float = 0.6
@@ -110,10 +115,10 @@ def _structures(nuclei: Tensor, kinds: Tensor, glands: Tensor, tumour: Tensor, l
 def draw_stain(rng: Random) -> Stain:
     """A stain like those of different laboratories and days: other strengths, other hues."""
     strength = np.exp(rng.normal(0, (0.16, 0.16)))
-    haematoxylin = np.array(Stain.haematoxylin) * np.exp(rng.normal(0, (0.07, 0.03, 0.12)))
-    eosin = np.array(Stain.eosin) * np.exp(rng.normal(0, (0.16, 0.03, 0.22)))
+    hematoxylin = np.array(Stain.hematoxylin) * np.exp(rng.normal(0, (0.05, 0.03, 0.08)))
+    eosin = np.array(Stain.eosin) * np.exp(rng.normal(0, (0.14, 0.03, 0.16)))
     blur, noise = rng.uniform(0.45, 0.8), rng.uniform(2, 4)
-    red, green, blue = (float(one) for one in haematoxylin)
+    red, green, blue = (float(one) for one in hematoxylin)
     red_eosin, green_eosin, blue_eosin = (float(one) for one in eosin)
     both = (float(strength[0]), float(strength[1]))
     return Stain((red, green, blue), (red_eosin, green_eosin, blue_eosin), both, float(blur), float(noise))
@@ -122,45 +127,64 @@ def draw_stain(rng: Random) -> Stain:
 # --- drawing ----------------------------------------------------------------------------------------------------------
 
 
-def _spline(n: int, scale: float, start: float) -> Floats:
-    """(n, knots): cubic B-splines at distances ``scale``, evaluated at n pixels."""
+def _taps(n: int, scale: float, start: float) -> tuple[Ints, Floats]:
+    """Cubic B-splines at distances ``scale``: the first knot of each of n pixels, and the weights (4, n)."""
     place = np.arange(n) / scale + start
-    knot = np.floor(place).astype(np.int64)
+    knot = place.astype(np.int64)
     t = place - knot
-    weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], 1) / 6
-    basis = np.zeros((n, int(knot[-1]) + 4))
-    for k in range(4):
-        basis[np.arange(n), knot + k] = weights[:, k]
-    return basis
+    return knot, np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]) / 6
 
 
 def _noise(rng: Random, shape: tuple[int, int], scale: float) -> Floats:
     """Smooth noise with mean 0 and variance about 1, whose hills are some two ``scale`` pixels wide."""
-    rows, columns = (_spline(n, scale, start) for n, start in zip(shape, rng.uniform(0, 1, 2), strict=True))
-    coarse = rng.standard_normal((rows.shape[1], columns.shape[1]))
-    noise: Floats = rows @ coarse @ columns.T / 0.479  # the mean sum of the squared weights
+    start = rng.uniform(0, 1, 2)
+    (row, high), (column, wide) = (_taps(n, scale, float(first)) for n, first in zip(shape, start, strict=True))
+    coarse = rng.standard_normal((int(row[-1]) + 4, int(column[-1]) + 4))
+    rows = sum(high[k][:, None] * coarse[row + k] for k in range(4))
+    noise: Floats = sum(wide[k] * rows[:, column + k] for k in range(4)) / 0.479  # the mean sum of squared weights
     return noise
 
 
 def _scatter(rng: Random, shape: tuple[int, int], spacing: float, jitter: float) -> Floats:
     """(n, 2) y and x of points ``spacing`` pixels apart, on a shaken hexagonal grid."""
-    y, x = np.mgrid[0 : shape[0] / (spacing * 0.866) + 1, 0 : shape[1] / spacing + 1]
-    points = np.stack([y * spacing * 0.866, (x + 0.5 * (y % 2)) * spacing], -1).reshape(-1, 2)
+    rows, columns = int(shape[0] / (0.866 * spacing)) + 2, int(shape[1] / spacing) + 2
+    y, x = np.mgrid[:rows, :columns]
+    points = np.stack([y * 0.866, x + 0.5 * (y % 2)], -1).reshape(-1, 2) * spacing
     points += rng.uniform(-jitter, jitter, points.shape) * spacing
-    inside = (points >= 0).all(1) & (points[:, 0] < shape[0] - 0.5) & (points[:, 1] < shape[1] - 0.5)
-    kept: Floats = points[inside]
-    return kept
+    inside: Floats = points[(points >= 0).all(1) & (points[:, 0] < shape[0]) & (points[:, 1] < shape[1])]
+    return inside
 
 
-def _at(values: NDArray[np.generic], points: Floats) -> NDArray[np.generic]:
+def _at(values: NDArray[Any], points: Floats) -> Floats:
     """What stands in a picture at points (n, 2)."""
     y, x = points.astype(np.int64).T
-    return values[y, x]
+    return values[y, x].astype(np.float64)
+
+
+def _depth(mask: Bools) -> Floats:
+    """How far it is from each pixel of the mask out of it, in pixels."""
+    if mask.all():
+        return np.full(mask.shape, float(sum(mask.shape)))
+    return np.asarray(ndimage.distance_transform_edt(mask), np.float64)
+
+
+def _apart(points: Floats, spacing: Floats) -> Bools:
+    """Which of the points, one after the other, keep their distance from all chosen before."""
+    cells: dict[tuple[int, int], list[tuple[float, float]]] = {}
+    size = float(spacing.max(initial=1))
+    chosen = np.zeros(len(points), bool)
+    for i, ((y, x), limit) in enumerate(zip(points.tolist(), spacing.tolist(), strict=True)):
+        row, column = int(y / size), int(x / size)
+        around = [cells.get((r, c), ()) for r in (row - 1, row, row + 1) for c in (column - 1, column, column + 1)]
+        if all((a - y) ** 2 + (b - x) ** 2 >= limit * limit for near in around for a, b in near):
+            cells.setdefault((row, column), []).append((y, x))
+            chosen[i] = True
+    return chosen
 
 
 @dataclass
 class _Blobs:
-    """Ellipses with uneven outlines: nuclei, lumina, vacuoles, whole glands."""
+    """Ellipses with uneven outlines: nuclei, vacuoles, whole glands."""
 
     points: Floats  # (n, 2) y, x
     axes: Floats  # (n, 2) half the length, half the width
@@ -170,33 +194,27 @@ class _Blobs:
     def __len__(self) -> int:
         return len(self.points)
 
-    def some(self, chosen: Bools) -> _Blobs:
-        return _Blobs(self.points[chosen], self.axes[chosen], self.angle[chosen], self.wobble[chosen])
-
     def stamp(self, shape: tuple[int, int]) -> tuple[Ints, Ints, Floats]:
         """Which blob covers which pixel: blobs (p,), pixels (p,), and how far out it lies, 0 to 1, (p,).
 
         In order of the blobs. A pixel under several comes several times.
         """
-        if not len(self):
-            return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
-        reach = int(np.ceil(self.axes.max() * (1 + np.abs(self.wobble).sum(1).max())))
+        largest = 1 + np.abs(self.wobble).sum(1)
+        reach = int(np.ceil((self.axes[:, 0] * largest).max(initial=0)))
         offset = np.arange(-reach, reach + 1)
         centre = np.rint(self.points).astype(np.int64)
         rest = centre - self.points
-        dy = (offset[None, :] + rest[:, :1])[:, :, None]
-        dx = (offset[None, :] + rest[:, 1:])[:, None, :]
-        cos, sin = (part[:, None, None] for part in (np.cos(self.angle), np.sin(self.angle)))
-        length, width = (self.axes[:, k, None, None] for k in (0, 1))
-        u, v = (cos * dx + sin * dy) / length, (cos * dy - sin * dx) / width
+        dy = (offset + rest[:, :1])[:, :, None]
+        dx = (offset + rest[:, 1:])[:, None, :]
+        cos, sin = np.cos(self.angle)[:, None, None], np.sin(self.angle)[:, None, None]
+        u = (cos * dx + sin * dy) / self.axes[:, 0, None, None]
+        v = (cos * dy - sin * dx) / self.axes[:, 1, None, None]
         squared = u * u + v * v
-        most = (1 + np.abs(self.wobble).sum(1)) ** 2
-        blob, i, j = np.nonzero(squared < most[:, None, None])
+        blob, i, j = np.nonzero(squared < largest[:, None, None] ** 2)
         y, x = centre[blob, 0] + i - reach, centre[blob, 1] + j - reach
         radius = np.sqrt(squared[blob, i, j]) + 1e-9
-        turn = (u[blob, i, j] + 1j * v[blob, i, j]) / radius
+        turn = power = (u[blob, i, j] + 1j * v[blob, i, j]) / radius
         outline = np.ones(len(blob))
-        power = turn
         for k in range(self.wobble.shape[1]):
             power = power * turn
             outline += (self.wobble[blob, k] * power).real
@@ -205,11 +223,11 @@ class _Blobs:
         return blob[keep], (y * shape[1] + x)[keep], radius[keep]
 
 
-def _blobs(rng: Random, points: Floats, axes: Floats, angle: Floats, uneven: Floats | float) -> _Blobs:
+def _blobs(rng: Random, points: Floats, axes: Sequence[Floats], angle: Floats, uneven: Floats | float) -> _Blobs:
     """Blobs with random outlines; ``uneven`` is the size of their waves."""
     n = len(points)
-    size = np.broadcast_to(np.asarray(uneven), (n,))[:, None] * rng.rayleigh(1, (n, 4)) / np.array([2, 2, 3, 4])
-    return _Blobs(points, axes, angle, size * np.exp(2j * math.pi * rng.uniform(0, 1, (n, 4))))
+    size = np.broadcast_to(uneven, n)[:, None] * rng.rayleigh(1, (n, 4)) / np.array([2, 2, 3, 4])
+    return _Blobs(points, np.stack(axes, 1), angle, size * np.exp(2j * math.pi * rng.uniform(0, 1, (n, 4))))
 
 
 # --- architecture -----------------------------------------------------------------------------------------------------
@@ -223,72 +241,76 @@ class _Plan:
     tumour: Bools
     lumen: Bools
     vacuole: Bools
-    atypia: Floats  # (m + 1,) of the glands, 0 to 1; the first is no gland
-    shapes: _Blobs  # the glands
-    order: Ints  # (m,) which of the shapes is gland 1, 2, ...
+    depth: Floats  # from the rim of gland or tumour
+    apical: Floats  # to the next lumen
 
 
-def _tumour_mask(rng: Random, shape: tuple[int, int], share: float) -> Bools:
-    """Nests and irregular glands of a tumour that cover about ``share`` of the picture."""
-    if share <= 0:
+def _nests(rng: Random, shape: tuple[int, int], share: float) -> Bools:
+    """A tumour that grows in from one side, in nests and glands, and covers about ``share`` of the picture."""
+    if share == 0:
         return np.zeros(shape, bool)
-    level = 0.8 * _noise(rng, shape, 90) + _noise(rng, shape, 26) + 0.12 * _noise(rng, shape, 7)
-    mask: Bools = level > np.quantile(level, 1 - share)
-    labels, n = ndimage.label(mask)
-    sizes = np.bincount(labels.ravel(), minlength=n + 1)
-    large = sizes >= 250
+    direction = rng.uniform(0, 2 * math.pi)
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    ahead = np.sin(direction) * (y / shape[0] - 0.5) + np.cos(direction) * (x / shape[1] - 0.5)
+    level = 1.6 * np.tanh(5 * ahead) + _noise(rng, shape, rng.uniform(24, 40)) + 0.1 * _noise(rng, shape, 7)
+    labels, n = ndimage.label(level >= np.quantile(level, 1 - share))
+    large = np.bincount(labels.ravel(), minlength=n + 1) >= 300
     large[0] = False
     return np.asarray(large[labels], bool)
 
 
+def _normal_glands(rng: Random, shape: tuple[int, int], tumour: Bools) -> tuple[_Blobs, Floats]:
+    """The outlines of the normal glands, each as large as its neighbours and the tumour leave room, and that room."""
+    spacing = rng.uniform(78, 118)
+    points = _scatter(rng, shape, spacing, 0.2)
+    points = points[rng.uniform(0, 1, len(points)) < rng.uniform(0.6, 1)]
+    coarse = _depth(~tumour[::4, ::4]) * 4
+    between = np.hypot(*(points[:, None] - points[None]).transpose(2, 0, 1)) + 1e3 * np.eye(len(points))
+    room = np.minimum(_at(coarse, points / 4) - 9, np.minimum(between.min(1, initial=1e3) * 0.5, spacing * 0.55))
+    points, room = points[room > 18], room[room > 18]
+    n = len(points)
+    length = room * rng.uniform(0.78, 0.97, n)
+    axes = (length, length * rng.uniform(0.66, 0.98, n))
+    return _blobs(rng, points, axes, rng.uniform(0, math.pi, n), 0.05), room
+
+
 def _plan(rng: Random, shape: tuple[int, int], tumour: Bools) -> _Plan:
     """Lay out the glands, the tumour and their lumina."""
-    beside = ndimage.distance_transform_edt(~tumour) if tumour.any() else np.full(shape, 1e3)
-    # Normal glands: on a wide grid, as large as the room between their neighbours and the tumour allows.
-    spacing = rng.uniform(84, 112)
-    points = _scatter(rng, shape, spacing, 0.16)
-    reach = np.minimum(np.asarray(_at(beside, points)) - 8, spacing * 0.5)
-    keep = (reach > 18) & (rng.uniform(0, 1, len(points)) < rng.uniform(0.55, 0.95))
-    points, reach = points[keep], reach[keep]
-    n = len(points)
-    length = reach * rng.uniform(0.74, 0.92, n)
-    axes = np.stack([length, length * rng.uniform(0.66, 0.95, n)], 1)
-    shapes = _blobs(rng, points, axes, rng.uniform(0, math.pi, n), 0.05)
-    blob, pixel, radius = shapes.stamp(shape)
+    outlines, _ = _normal_glands(rng, shape, tumour)
+    n = len(outlines)
+    blob, pixel, radius = outlines.stamp(shape)
     glands = np.zeros(shape, np.int32)
     glands.flat[pixel] = blob + 1
-    glands[beside < 5] = 0
+    glands[tumour] = 0
+    depth = _depth((glands > 0) | tumour)
+    hollow = rng.uniform(0.1, 0.5, n)
     lumen = np.zeros(shape, bool)
-    hollow = rng.uniform(0.12, 0.5, n)
-    lumen.flat[pixel[(radius < hollow[blob])]] = True
+    lumen.flat[pixel[radius < hollow[blob]]] = True
+    lumen &= glands > 0
     # Goblet cells: pale vacuoles between the nuclei and the lumen.
     vacuole = np.zeros(shape, bool)
-    if n:
-        mucin = rng.uniform(0, 1, n) * rng.uniform(0.3, 1.3)
-        spots = _scatter(rng, shape, 10.5, 0.2)
-        own = np.asarray(_at(glands, spots)).astype(np.int64) - 1
-        inside = own >= 0
-        spots, own = spots[inside], own[inside]
-        away = spots - points[own]
-        ahead = np.hypot(*away.T)
-        depth = np.asarray(_at(np.asarray(ndimage.distance_transform_edt(glands > 0)), spots))
-        keep = (depth > 14) & (rng.uniform(0, 1, len(spots)) < mucin[own]) & (ahead > 3)
-        size = np.stack([rng.uniform(4.2, 6.6, keep.sum()), rng.uniform(3.2, 4.9, keep.sum())], 1)
-        bubbles = _blobs(rng, spots[keep], size, np.arctan2(away[keep, 0], away[keep, 1]), 0.06)
-        vacuole.flat[bubbles.stamp(shape)[1]] = True
-        vacuole &= (glands > 0) & ~lumen
-    # The tumour's own lumina: holes of all sizes, several to a nest.
-    if tumour.any():
-        depth = np.asarray(ndimage.distance_transform_edt(tumour))
-        holes = _scatter(rng, shape, rng.uniform(30, 48), 0.3)
-        room = np.asarray(_at(depth, holes))
-        keep = (room > 15) & (rng.uniform(0, 1, len(holes)) < rng.uniform(0.25, 0.9))
-        holes, room = holes[keep], room[keep]
-        width = room * rng.uniform(0.12, 0.6, len(holes))
-        size = np.stack([width * rng.uniform(1, 1.9, len(holes)), width], 1)
-        hollow_ = _blobs(rng, holes, size, rng.uniform(0, math.pi, len(holes)), 0.16).stamp(shape)[1]
-        lumen.flat[hollow_] |= tumour.flat[hollow_]
-    return _Plan(glands, tumour, lumen, vacuole, np.zeros(n + 1), shapes, np.arange(n))
+    spots = _scatter(rng, shape, 11.2, 0.14)
+    spots = spots[(_at(glands, spots) > 0) & (_at(depth, spots) > 14.5)]
+    own = _at(glands, spots).astype(np.int64) - 1
+    mucin = rng.uniform(0, 1, n) * rng.uniform(0.2, 1.6)
+    goblet = rng.uniform(0, 1, len(spots)) < mucin[own]
+    spots, own = spots[goblet], own[goblet]
+    away = spots - outlines.points[own]
+    m = len(spots)
+    axes = (rng.uniform(5, 7.4, m), rng.uniform(3.8, 5.4, m))
+    vacuole.flat[_blobs(rng, spots, axes, np.arctan2(*away.T), 0.05).stamp(shape)[1]] = True
+    vacuole &= (glands > 0) & ~lumen & (depth > 9)
+    # The tumour's lumina follow its outline, more or less; and small holes through its sheets.
+    ragged = 0.25 * _noise(rng, shape, 6)
+    hollow_out = _noise(rng, shape, rng.uniform(14, 22)) + ragged > rng.uniform(0.5, 1.6)
+    lumen |= tumour & hollow_out & (depth > 14 + 4 * ragged)
+    holes = _scatter(rng, shape, rng.uniform(24, 40), 0.3)
+    holes = holes[(_at(tumour, holes) > 0) & (_at(depth, holes) > 11) & (rng.uniform(0, 1, len(holes)) < 0.3)]
+    m = len(holes)
+    width = rng.uniform(1.8, 5, m)
+    pixel = _blobs(rng, holes, (width * rng.uniform(1, 1.6, m), width), rng.uniform(0, 3, m), 0.14).stamp(shape)[1]
+    lumen.flat[pixel] |= tumour.flat[pixel]
+    return _Plan(glands, tumour, lumen, vacuole, depth, _depth(~lumen))
 
 
 # --- nuclei -----------------------------------------------------------------------------------------------------------
@@ -300,95 +322,93 @@ class _Nuclei:
 
     kind: int
     blobs: _Blobs
-    dark: Floats  # (n,) density of haematoxylin
+    dark: Floats  # (n,) density of hematoxylin
     pale: Floats  # (n,) how much paler the middle is than the rim, 0 to 1
-    coarse: float  # how clumped the chromatin is
+    clumped: float  # how uneven the chromatin is
     allowed: Bools  # (H, W) where they may lie
 
 
-def _ring(rng: Random, shape: tuple[int, int], plan: _Plan, atypia: Floats) -> _Nuclei:
-    """The nuclei of the normal glands: at the base of the cells, side by side, pointing at the lumen."""
-    inside = plan.glands > 0
-    depth = np.asarray(ndimage.distance_transform_edt(inside))
-    spots = _scatter(rng, shape, 5.2, 0.35)
-    own = np.asarray(_at(plan.glands, spots)).astype(np.int64)
-    at = np.asarray(_at(depth, spots))
-    strange = atypia[own]
-    keep = (own > 0) & (at > 4.2) & (at < 8.4 + 9 * strange)
-    spots, strange = _apart(spots[keep], 6.9 + 0 * strange[keep]), strange
-    own = np.asarray(_at(plan.glands, spots)).astype(np.int64)
-    strange = atypia[own]
-    slope = np.stack(np.gradient(ndimage.gaussian_filter(depth, 2.0)), -1)
-    at_slope = np.asarray(_at(slope[..., 0], spots)), np.asarray(_at(slope[..., 1], spots))
-    angle = np.arctan2(*at_slope) + rng.normal(0, 0.18, len(spots))
+def _inwards(depth: Floats, points: Floats) -> Floats:
+    """(n,) the direction in which it gets deeper, at points."""
+    slope = np.gradient(ndimage.gaussian_filter(depth, 2.0))
+    return np.arctan2(_at(slope[0], points), _at(slope[1], points))
+
+
+def _basal(rng: Random, plan: _Plan, atypia: Floats) -> _Nuclei:
+    """The nuclei of the normal glands: at the base of the cells, side by side, pointing at the lumen.
+
+    Args:
+        rng: of the numbers.
+        plan: of the field.
+        atypia: (m + 1,) 0 to 1, how much a gland's nuclei are like those of a tumour without being of one, as in
+            inflammation; the first is for no gland.
+    """
+    spots = _scatter(rng, plan.glands.shape, 4.6, 0.4)
+    spots = spots[_at(plan.glands, spots) > 0]
+    strange = atypia[_at(plan.glands, spots).astype(np.int64)]
+    at = _at(plan.depth, spots)
+    keep = (at > 4) & (at < 7.6 + 9 * strange) & (_at(plan.apical, spots) > 5)
+    spots, strange = spots[keep], strange[keep]
+    keep = _apart(spots, 6.3 + 1.2 * strange)
+    spots, strange = spots[keep], strange[keep]
     n = len(spots)
-    length = rng.normal(5.3, 0.5, n) * (1 + 0.28 * strange)
-    width = rng.normal(3.8, 0.35, n) * (1 + 0.15 * strange)
-    blobs = _blobs(rng, spots, np.stack([length, np.maximum(width, 2.6)], 1), angle, 0.03 + 0.02 * strange)
-    dark = rng.normal(0.46, 0.06, n)
-    return _Nuclei(EPITHELIAL, blobs, dark, rng.uniform(0.1, 0.6, n), 0.18, inside & ~plan.lumen)
+    angle = _inwards(plan.depth, spots) + rng.normal(0, 0.2, n)
+    length = rng.normal(5.4, 0.5, n) * (1 + 0.3 * strange)
+    width = np.clip(rng.normal(3.6, 0.35, n), 2.4, None) * (1 + 0.2 * strange)
+    blobs = _blobs(rng, spots, (length, width), angle, 0.03 + 0.03 * strange)
+    pale = np.clip(rng.uniform(0.1, 0.6, n) + 0.2 * strange, 0, 0.8)
+    return _Nuclei(EPITHELIAL, blobs, rng.normal(0.5, 0.06, n), pale, 0.2, (plan.glands > 0) & ~plan.lumen)
 
 
-def _apart(points: Floats, spacing: Floats | float) -> Floats:
-    """Those of the points, in order, that keep the distance from all kept before."""
-    limit = np.broadcast_to(np.asarray(spacing, float), (len(points),))
-    size = float(limit.max()) if len(points) else 1.0
-    cells: dict[tuple[int, int], list[int]] = {}
-    kept: list[int] = []
-    for i, (y, x) in enumerate(points.tolist()):
-        row, column = int(y / size), int(x / size)
-        near = (
-            j for r in (row - 1, row, row + 1) for c in (column - 1, column, column + 1) for j in cells.get((r, c), ())
-        )
-        if all((points[j, 0] - y) ** 2 + (points[j, 1] - x) ** 2 >= limit[i] ** 2 for j in near):
-            cells.setdefault((row, column), []).append(i)
-            kept.append(i)
-    return points[kept]
+def _malignant(rng: Random, plan: _Plan, grade: float) -> _Nuclei:
+    """The nuclei of the tumour: crowded, large, uneven in size and outline, in several rows.
 
-
-def _malignant(rng: Random, shape: tuple[int, int], plan: _Plan, grade: float) -> _Nuclei:
-    """The nuclei of the tumour: crowded, large, uneven in size and outline, in several rows."""
-    solid = plan.tumour & ~plan.lumen
-    depth = np.asarray(ndimage.distance_transform_edt(solid))
-    apical = np.asarray(ndimage.distance_transform_edt(~plan.lumen)) if plan.lumen.any() else np.full(shape, 1e3)
-    spots = _scatter(rng, shape, rng.uniform(10, 12) + 0.6 * grade, 0.3)
-    room = (np.asarray(_at(depth, spots)) > 3) & (np.asarray(_at(apical, spots)) > rng.uniform(4, 11))
-    spots = spots[room]
+    Args:
+        rng: of the numbers.
+        plan: of the field.
+        grade: 0 to 1, how far they are from normal ones.
+    """
+    spots = _scatter(rng, plan.tumour.shape, rng.uniform(9.2, 10.8) + 1.2 * grade, 0.3)
+    room = (_at(plan.tumour, spots) > 0) & (_at(plan.depth, spots) > 3.5)
+    spots = spots[room & (_at(plan.apical, spots) > rng.uniform(4.5, 8))]
     n = len(spots)
-    smooth = ndimage.gaussian_filter(depth, 2.0)
-    slope = [np.asarray(_at(part, spots)) for part in np.gradient(smooth)]
-    angle = np.arctan2(*slope) + rng.normal(0, 0.3 + 0.5 * grade, n)
-    size = np.exp(rng.normal(0, 0.1 + 0.16 * grade, n))
-    length = (6.4 + 0.9 * grade) * size * np.exp(rng.normal(0, 0.08, n))
-    width = (4.4 + 0.9 * grade) * size * np.exp(rng.normal(0, 0.1, n))
-    axes = np.clip(np.stack([length, width], 1), 2.8, 11.5)
-    blobs = _blobs(rng, spots, axes, angle, 0.05 + 0.06 * grade)
-    dark = rng.normal(0.5, 0.07 + 0.04 * grade, n)
-    return _Nuclei(TUMOUR, blobs, dark, rng.uniform(0.1, 0.75, n), 0.3, solid)
+    angle = _inwards(plan.depth, spots) + rng.normal(0, 0.25 + 0.5 * grade, n)
+    size = np.exp(rng.normal(0, 0.1 + 0.15 * grade, n))
+    length = np.clip((6.5 + 0.6 * grade) * size * np.exp(rng.normal(0, 0.1, n)), 3.5, 12)
+    width = np.clip((4.1 + 1.1 * grade) * size * np.exp(rng.normal(0, 0.1, n)), 2.8, 9)
+    blobs = _blobs(rng, spots, (length, width), angle, 0.05 + 0.06 * grade)
+    dark = np.clip(rng.normal(0.52, 0.07 + 0.05 * grade, n), 0.3, 0.9)
+    return _Nuclei(TUMOUR, blobs, dark, rng.uniform(0, 0.5 + 0.35 * grade, n), 0.3, plan.tumour & ~plan.lumen)
 
 
-def _lymphocytes(rng: Random, shape: tuple[int, int], stroma: Bools, crowd: float) -> _Nuclei:
+def _lymphocytes(rng: Random, stroma: Bools, crowd: float) -> _Nuclei:
     """Small, round, dark: strewn over the stroma, and in crowds."""
-    density = 0.06 + crowd * np.clip(_noise(rng, shape, 30) - 0.1, 0, 1)
-    spots = _scatter(rng, shape, 8.4, 0.26)
-    keep = np.asarray(_at(stroma, spots)) & (rng.uniform(0, 1, len(spots)) < np.asarray(_at(density, spots)))
-    spots = spots[keep]
+    density = 0.05 + crowd * np.clip(_noise(rng, stroma.shape, 30) - 0.2, 0, 1)
+    spots = _scatter(rng, stroma.shape, 8.2, 0.3)
+    spots = spots[(_at(stroma, spots) > 0) & (rng.uniform(0, 1, len(spots)) < _at(density, spots))]
     n = len(spots)
-    radius = np.clip(rng.normal(3.5, 0.35, n), 2.6, 4.6)
-    axes = np.stack([radius * rng.uniform(1, 1.2, n), radius], 1)
-    blobs = _blobs(rng, spots, axes, rng.uniform(0, math.pi, n), 0.03)
-    return _Nuclei(LYMPHOCYTE, blobs, rng.normal(0.6, 0.07, n), rng.uniform(0, 0.2, n), 0.22, stroma)
+    radius = np.clip(rng.normal(3.3, 0.4, n), 2.4, 4.6)
+    blobs = _blobs(rng, spots, (radius * rng.uniform(1, 1.4, n), radius), rng.uniform(0, math.pi, n), 0.05)
+    return _Nuclei(LYMPHOCYTE, blobs, rng.normal(0.62, 0.09, n), rng.uniform(0, 0.3, n), 0.25, stroma)
 
 
-def _fibroblasts(rng: Random, shape: tuple[int, int], stroma: Bools, along: Floats) -> _Nuclei:
+def _fibroblasts(rng: Random, stroma: Bools, along: Floats) -> _Nuclei:
     """Thin, along the fibres."""
-    spots = _scatter(rng, shape, 19, 0.4)
-    spots = spots[np.asarray(_at(stroma, spots)) & (rng.uniform(0, 1, len(spots)) < rng.uniform(0.35, 0.8))]
+    spots = _scatter(rng, stroma.shape, 17, 0.4)
+    spots = spots[(_at(stroma, spots) > 0) & (rng.uniform(0, 1, len(spots)) < rng.uniform(0.35, 0.9))]
     n = len(spots)
-    angle = np.asarray(_at(along, spots)) + rng.normal(0, 0.15, n)
-    axes = np.stack([rng.uniform(4.8, 9, n), rng.uniform(1.6, 2.7, n)], 1)
-    blobs = _blobs(rng, spots, axes, angle, 0.03)
-    return _Nuclei(FIBROBLAST, blobs, rng.normal(0.42, 0.07, n), rng.uniform(0, 0.3, n), 0.15, stroma)
+    axes = (rng.uniform(4.6, 9, n), rng.uniform(1.6, 2.7, n))
+    blobs = _blobs(rng, spots, axes, _at(along, spots) + rng.normal(0, 0.15, n), 0.05)
+    return _Nuclei(FIBROBLAST, blobs, rng.normal(0.45, 0.08, n), rng.uniform(0, 0.3, n), 0.15, stroma)
+
+
+def _nucleoli(rng: Random, nuclei: _Nuclei) -> _Blobs:
+    """One or two dark dots in the paler ones of the nuclei."""
+    n = len(nuclei.blobs)
+    own = np.repeat(np.arange(n), np.where(nuclei.pale > 0.3, rng.integers(1, 3, n), 0))
+    radius = rng.uniform(1.2, 2, len(own))
+    points = nuclei.blobs.points[own] + rng.normal(0, 0.28, (len(own), 2)) * nuclei.blobs.axes[own, 1:]
+    return _blobs(rng, points, (radius, radius), np.zeros(len(own)), 0.0)
 
 
 # --- the whole --------------------------------------------------------------------------------------------------------
@@ -398,7 +418,7 @@ def _fibroblasts(rng: Random, shape: tuple[int, int], stroma: Bools, along: Floa
 class _Tissue:
     """A field before it is stained: densities and masks, all (H, W)."""
 
-    haematoxylin: Floats
+    hematoxylin: Floats
     eosin: Floats
     nuclei: NDArray[np.int32]
     kinds: Ints
@@ -411,148 +431,156 @@ class _Tissue:
         return _structures(*(torch.from_numpy(part) for part in parts))
 
 
-def _grow(rng: Random, size: tuple[int, int], tumour: float | Bools) -> _Tissue:
-    shape = (size[0] + 2 * MARGIN, size[1] + 2 * MARGIN)
-    mask = _tumour_mask(rng, shape, tumour) if isinstance(tumour, float) else np.pad(tumour, MARGIN, mode="edge")
-    plan = _plan(rng, shape, mask)
-    inside = plan.glands > 0
-    stroma = ~inside & ~plan.tumour
-    # Fibres follow the level lines of a smooth function.
-    lay = _noise(rng, shape, 75) + 0.12 * _noise(rng, shape, 16)
-    tilt = rng.uniform(0, math.pi)
+def _fibres(rng: Random, shape: tuple[int, int]) -> tuple[Floats, Floats]:
+    """The fibres of the stroma, values about 0, and the direction (H, W) in which they run.
+
+    They follow the level lines of a smooth function, as contour lines do a slope.
+    """
+    tilt = rng.uniform(0, 2 * math.pi)
     y, x = np.mgrid[: shape[0], : shape[1]]
-    lay = lay * 40 + np.cos(tilt) * y + np.sin(tilt) * x
-    slope_y, slope_x = np.gradient(lay)
-    along = np.arctan2(slope_y, slope_x) + math.pi / 2
-    bundle = np.interp(lay, *_profile(rng, lay, 7.0))
-    thread = np.interp(lay, *_profile(rng, lay, 2.6))
-    fine, grain = _noise(rng, shape, 3.2), _noise(rng, shape, 1.7)
-    patchy = _noise(rng, shape, 22)
-    fibre = 0.9 * bundle + 0.5 * thread + 0.45 * fine + 0.6 * patchy
-    loose = rng.uniform(0.5, 1.6)  # how much clear space there is between the fibres
-    gap = 1 / (1 + np.exp(-(fibre + 2.6 - loose) * 4))
-    eosin = (0.26 + 0.055 * fibre + 0.02 * grain) * gap
-    haematoxylin = (0.05 + 0.012 * fibre + 0.025 * patchy + 0.012 * grain) * gap
-    # Epithelium.
-    tone = 0.03 * patchy
-    eosin = np.where(inside, 0.235 + tone + 0.03 * fine + 0.012 * grain, eosin)
-    haematoxylin = np.where(inside, 0.13 + 0.5 * tone + 0.018 * fine + 0.01 * grain, haematoxylin)
-    eosin = np.where(plan.tumour, 0.24 + tone + 0.035 * fine + 0.012 * grain, eosin)
-    haematoxylin = np.where(plan.tumour, 0.15 + 0.6 * tone + 0.022 * fine + 0.01 * grain, haematoxylin)
-    clear = ndimage.gaussian_filter(plan.vacuole.astype(float), 0.7)
-    eosin = eosin * (1 - clear) + (0.05 + 0.012 * fine) * clear
-    haematoxylin = haematoxylin * (1 - clear) + (0.055 + 0.012 * fine) * clear
-    clear = ndimage.gaussian_filter(plan.lumen.astype(float), 0.6)
-    debris = np.clip(_noise(rng, shape, 6) - 1.2, 0, 1)
-    eosin = eosin * (1 - clear) + (0.01 + 0.15 * debris) * clear
-    haematoxylin = haematoxylin * (1 - clear) + (0.012 + 0.08 * debris) * clear
-    # Nuclei.
-    grade = float(rng.uniform(0, 1))
-    atypia = np.where(rng.uniform(0, 1, len(plan.atypia)) < 0.25, rng.uniform(0.3, 1, len(plan.atypia)), 0.0)
-    groups = [
-        _fibroblasts(rng, shape, stroma, along),
-        _lymphocytes(rng, shape, stroma, rng.uniform(0.1, 1.3)),
-        _ring(rng, shape, plan, atypia),
-        _malignant(rng, shape, plan, grade),
-    ]
+    lay = 38 * _noise(rng, shape, 70) + 5 * _noise(rng, shape, 16) + np.cos(tilt) * y + np.sin(tilt) * x
+    slope = np.gradient(lay)
+    strands = np.zeros(shape)
+    for width, weight in ((7.0, 0.9), (2.6, 0.5)):
+        line = np.arange(lay.min() - width, lay.max() + width, width / 2)
+        values = ndimage.gaussian_filter1d(rng.standard_normal(len(line)), 1.0) / 0.53
+        strands += weight * np.interp(lay, line, values)
+    return strands, np.arctan2(slope[0], slope[1]) + math.pi / 2
+
+
+def _grow(rng: Random, tumour: Bools) -> _Tissue:
+    """The field without its margin, and all that grows in it.
+
+    Args:
+        rng: of the numbers.
+        tumour: (H, W) with the margin.
+    """
+    shape = (tumour.shape[0], tumour.shape[1])
+    plan = _plan(rng, shape, tumour)
+    epithelium = (plan.glands > 0) | plan.tumour
+    stroma = ~epithelium
+    strands, along = _fibres(rng, shape)
+    fine, grain, patchy = _noise(rng, shape, 3.2), _noise(rng, shape, 1.5), _noise(rng, shape, 22)
+    fibre = strands + 0.45 * fine + 0.6 * patchy
+    # Slits between the fibres, and where the epithelium has shrunk from the stroma.
+    around = ndimage.gaussian_filter(epithelium.astype(np.float64), 2.5)
+    shrunk = np.clip(6 * np.minimum(around - 0.05, 0.5 - around), 0, 1) * np.clip(_noise(rng, shape, 18) - 0.6, 0, 1)
+    tight = fibre + 2.6 - rng.uniform(0.4, 1.6) - 4.5 * shrunk
+    filled = 1 / (1 + np.exp(-4 * tight))
+    membrane = np.clip(6 * np.minimum(around - 0.25, 0.5 - around), 0, 1)
+    eosin = (0.25 + 0.055 * fibre + 0.025 * grain + 0.04 * membrane) * filled
+    hematoxylin = (0.05 + 0.012 * fibre + 0.025 * patchy + 0.015 * grain) * filled
+    # Cytoplasm: bluer at the base of the cells, pinker towards the lumen.
+    base = np.exp(-plan.depth / 9)
+    eosin = np.where(epithelium, 0.24 - 0.05 * base + 0.03 * patchy + 0.035 * fine + 0.02 * grain, eosin)
+    hematoxylin = np.where(epithelium, 0.1 + 0.06 * base + 0.02 * patchy + 0.02 * fine + 0.014 * grain, hematoxylin)
+    debris = np.clip(_noise(rng, shape, 5) + 0.7 * patchy - 1.3, 0, 1)
+    for clear, pink, blue in (
+        (plan.vacuole, 0.05 + 0.015 * fine, 0.045 + 0.012 * fine),
+        (plan.lumen, 0.012 + 0.2 * debris, 0.012 + 0.1 * debris),
+    ):
+        share = ndimage.gaussian_filter(clear.astype(np.float64), 0.6)
+        eosin += (pink - eosin) * share
+        hematoxylin += (blue - hematoxylin) * share
+    # Nuclei, the later over the earlier.
+    atypia = rng.uniform(0, 1, int(plan.glands.max()) + 1) ** 3
+    groups = (
+        _fibroblasts(rng, stroma, along),
+        _lymphocytes(rng, stroma, rng.uniform(0.1, 1.3)),
+        _basal(rng, plan, atypia),
+        _malignant(rng, plan, float(rng.uniform(0, 1))),
+    )
     nuclei = np.zeros(shape, np.int32)
-    density = np.zeros(shape[0] * shape[1])
-    kinds: list[Ints] = []
+    density = np.zeros(shape)
     last = 0
     for group in groups:
         blob, pixel, radius = group.blobs.stamp(shape)
         keep = group.allowed.flat[pixel]
         blob, pixel, radius = blob[keep], pixel[keep], radius[keep]
         nuclei.flat[pixel] = blob + last + 1
-        edge = np.clip((1 - radius) * group.blobs.axes[blob, 1] / 1.2 + 0.35, 0, 1)
-        middle = np.clip((0.9 - radius) * 2.5, 0, 1)
-        depth = group.dark[blob] * (1 - 0.75 * group.pale[blob] * middle) * edge
-        depth *= 1 + group.coarse * grain.flat[pixel] * 0.8
-        np.maximum.at(density, pixel, depth)
         last += len(group.blobs)
-        kinds.append(np.full(len(group.blobs), group.kind))
-    spots = _nucleoli(rng, groups[-1], shape)
-    if spots is not None:
-        blob, pixel, radius = spots
-        keep = nuclei.flat[pixel] > 0
-        np.add.at(density, pixel[keep], 0.28 * np.clip(1.3 * (1 - radius[keep]), 0, 1))
-    density = density.reshape(shape)
-    covered = nuclei > 0
-    haematoxylin = np.maximum(haematoxylin, density) + 0.15 * density
-    eosin = np.where(covered, 0.6 * eosin + 0.05, eosin)
-    cut = (slice(MARGIN, -MARGIN), slice(MARGIN, -MARGIN))
-    labels, kind = _numbered(nuclei[cut], np.concatenate(kinds))
-    glands, _ = _numbered(plan.glands[cut], np.zeros(len(plan.shapes), np.int64), 1)
+        rim = np.clip((1 - radius) * group.blobs.axes[blob, 1] / 1.2 + 0.35, 0, 1)
+        middle = np.clip(2.5 * (0.9 - radius), 0, 1)
+        chromatin = 1 + group.clumped * (0.7 * grain.flat[pixel] + 0.4 * fine.flat[pixel])
+        dark = group.dark[blob] * (1 - 0.75 * group.pale[blob] * middle) * rim * chromatin
+        np.maximum.at(density.reshape(-1), pixel, dark)
+    for group in groups[2:]:
+        _, pixel, radius = _nucleoli(rng, group).stamp(shape)
+        inside = nuclei.flat[pixel] > 0
+        density.flat[pixel[inside]] += 0.28 * np.clip(1.3 * (1 - radius[inside]), 0, 1)
+    hematoxylin = np.maximum(hematoxylin, density) + 0.15 * density
+    eosin = np.where(nuclei > 0, 0.9 * eosin + 0.05, eosin)
+    kinds = np.repeat([group.kind for group in groups], [len(group.blobs) for group in groups])
+    labels, kinds = _numbered(nuclei[_CUT], kinds, SMALLEST)
+    glands, _ = _numbered(plan.glands[_CUT], np.zeros(int(plan.glands.max()), np.int64), 1)
     return _Tissue(
-        np.clip(haematoxylin[cut], 0, None),
-        np.clip(eosin[cut], 0, None),
+        np.clip(hematoxylin[_CUT], 0, None),
+        np.clip(eosin[_CUT], 0, None),
         labels,
-        kind,
+        kinds,
         glands,
-        plan.tumour[cut],
-        plan.lumen[cut],
+        plan.tumour[_CUT].copy(),
+        plan.lumen[_CUT].copy(),
     )
 
 
-def _nucleoli(rng: Random, group: _Nuclei, shape: tuple[int, int]) -> tuple[Ints, Ints, Floats] | None:
-    """One or two dark dots in the paler ones of the nuclei."""
-    many = len(group.blobs)
-    if not many:
-        return None
-    count = np.where(group.pale > 0.3, rng.integers(1, 3, many), 0)
-    own = np.repeat(np.arange(many), count)
-    shift = rng.normal(0, 0.28, (len(own), 2)) * group.blobs.axes[own, 1:]
-    radius = rng.uniform(1.2, 2.0, len(own))
-    dots = _blobs(rng, group.blobs.points[own] + shift, np.stack([radius, radius], 1), np.zeros(len(own)), 0.0)
-    return dots.stamp(shape)
-
-
-def _profile(rng: Random, lay: Floats, scale: float) -> tuple[Floats, Floats]:
-    """Random values along a line, for :func:`numpy.interp`."""
-    low, high = float(lay.min()), float(lay.max())
-    n = int((high - low) / (scale / 2)) + 8
-    values = ndimage.gaussian_filter1d(rng.standard_normal(n), 1.0, mode="wrap")
-    return np.linspace(low, high, n), values / 0.53
-
-
-def _numbered(labels: NDArray[np.int32], kinds: Ints, least: int = SMALLEST) -> tuple[NDArray[np.int32], Ints]:
+def _numbered(labels: NDArray[np.int32], kinds: Ints, least: int) -> tuple[NDArray[np.int32], Ints]:
     """Labels 1 to n without gaps, of those with ``least`` pixels or more, and the kinds of these."""
-    count = np.bincount(labels.ravel(), minlength=len(kinds) + 1)
-    keep = count >= least
+    keep = np.bincount(labels.ravel(), minlength=len(kinds) + 1) >= least
     keep[0] = False
-    new = np.where(keep, np.cumsum(keep), 0).astype(np.int32)
-    return new[labels], kinds[keep[1:]]
+    return np.where(keep, np.cumsum(keep), 0).astype(np.int32)[labels], kinds[keep[1:]]
 
 
-def _developed(rng: Random, haematoxylin: Floats, eosin: Floats, stain: Stain) -> Tensor:
-    """The picture (3, H, W) uint8 of densities (H, W)."""
-    density = np.array(stain.haematoxylin)[:, None, None] * (haematoxylin * stain.strength[0]) + np.array(stain.eosin)[
-        :, None, None
-    ] * (eosin * stain.strength[1])
-    light = 10.0**-density * 250
-    light = ndimage.gaussian_filter(light, (0, stain.blur, stain.blur), mode="nearest")
-    light += rng.normal(0, stain.noise, light.shape)
-    return torch.from_numpy(np.clip(np.rint(light), 0, 255).astype(np.uint8))
+def _light(hematoxylin: Floats, eosin: Floats, stain: Stain) -> Floats:
+    """(3, H, W): the share of red, green and blue light that gets through densities (H, W)."""
+    blue, pink = (np.array(dye)[:, None, None] for dye in (stain.hematoxylin, stain.eosin))
+    light: Floats = 10.0 ** -(blue * (stain.strength[0] * hematoxylin) + pink * (stain.strength[1] * eosin))
+    return light
 
 
-def _matched(density: Floats, mean: float, spread: float) -> Floats:
-    """The density with another mean and, as far as a power of 0.6 to 1.7 brings it there, another relative spread."""
-    power = 1.0
-    for _ in range(3):
-        raised = density**power
-        power = float(np.clip(power * spread / (raised.std() / raised.mean()), 0.6, 1.7))
-    raised = density**power
-    matched: Floats = raised * (mean / raised.mean())
-    return matched
+def _scanned(rng: Random, light: Floats, stain: Stain) -> Tensor:
+    """The picture (3, H, W) uint8 of the light that gets through."""
+    levels = ndimage.gaussian_filter(WHITE * light, (0, stain.blur, stain.blur), mode="nearest")
+    levels += rng.normal(0, stain.noise, levels.shape)
+    return torch.from_numpy(np.clip(np.rint(levels), 0, 255).astype(np.uint8))
+
+
+def _colour(light: Floats) -> Floats:
+    """(2, C): mean and standard deviation of C colours (C, H, W)."""
+    return np.stack([light.mean((1, 2)), light.std((1, 2))])
+
+
+def _balanced(hematoxylin: Floats, eosin: Floats, stain: Stain, mean: Floats, spread: Floats) -> Floats:
+    """The light (3, H, W), the densities having been changed until red and green are as told.
+
+    Each dye is multiplied with a number, which sets the mean of one colour, and raised to a power, which sets the
+    spread; red answers for hematoxylin, green for eosin.
+
+    Args:
+        hematoxylin: (H, W).
+        eosin: (H, W).
+        stain: of the patch.
+        mean: (2,) of red and green, 0 to 1.
+        spread: (2,) their standard deviations.
+    """
+    gain, power = np.ones(2), np.ones(2)
+    densities = np.stack([hematoxylin, eosin]) + 1e-4
+    scale = densities.mean((1, 2), keepdims=True)
+    for _ in range(BALANCING):
+        now = scale * gain[:, None, None] * (densities / scale) ** power[:, None, None]
+        light = _light(now[0], now[1], stain)
+        gain *= np.log(mean) / np.log(light[:2].mean((1, 2)))
+        power = np.clip(power * np.sqrt(spread / light[:2].std((1, 2))), 0.75, 1.33)
+    return light
 
 
 def patches(count: int, size: int = 96, seed: int = 0) -> Patches:
     """Generate patches, half of them with tumour.
 
     Label 1 says that at least :data:`SHARE` of the patch is tumour, label 0 that none of it is; nothing between is
-    drawn. Eight of them are cut from a field of their own, four with tumour and four without, and share its stain:
-    these are a patient. The colour does not tell the label: mean and spread of both dyes are drawn for every patch
-    alike, and its densities brought there.
+    drawn. Eight of them, four with tumour and four without, are cut from a field of their own and share its stain:
+    these are a patient. Colour does not tell the label: mean and spread of red and green are drawn for every patch
+    alike, and its dyes are brought there. What tells it is the shape and order of nuclei and glands.
 
     Args:
         count: how many. The first ones are the same whatever the count.
@@ -565,64 +593,77 @@ def patches(count: int, size: int = 96, seed: int = 0) -> Patches:
     if count < 1:
         raise ValueError(f"count = {count} is not a number of patches: give 1 or more")
     if size < 48:
-        raise ValueError(f"size = {size} is too small for a gland: give 48 or more")
+        raise ValueError(f"size = {size} has no room for a gland: give 48 pixels or more")
     images: list[Tensor] = []
-    labels: list[int] = []
     masks: dict[str, list[Tensor]] = {name: [] for name in STRUCTURES}
-    people = -(-count // PER_PATIENT)
-    for patient in range(people):
+    patients = -(-count // PER_PATIENT)
+    for patient in range(patients):
         rng = np.random.default_rng([seed, patient])
         stain = draw_stain(rng)
-        tissue, places = _cut(rng, size)
+        tissue = _grow(rng, _bordered(rng, size))
         structures = tissue.structures()
-        for (y, x), label in places:
-            window = (slice(y, y + size), slice(x, x + size))
-            mean = np.exp(rng.normal(np.log([0.17, 0.185]), 0.16))
-            spread = np.exp(rng.normal(np.log([0.85, 0.5]), 0.08))
-            both = [
-                _matched(density[window] + 1e-3, float(mean[k]), float(spread[k]))
-                for k, density in enumerate((tissue.haematoxylin, tissue.eosin))
-            ]
-            images.append(_developed(rng, both[0], both[1], stain))
-            labels.append(label)
-            for name, mask in structures.items():
-                masks[name].append(mask[window])
+        light = _light(tissue.hematoxylin, tissue.eosin, stain)
+        for pair in _pairs(rng, light[:2], tissue.tumour, size):
+            windows = [(slice(y, y + size), slice(x, x + size)) for y, x in pair]
+            colours = np.mean([_colour(light[:2, *window]) for window in windows], 0)
+            for window in windows:
+                balanced = _balanced(tissue.hematoxylin[window], tissue.eosin[window], stain, colours[0], colours[1])
+                images.append(_scanned(rng, balanced, stain))
+                for name, mask in structures.items():
+                    masks[name].append(mask[window])
     return Patches(
         torch.stack(images[:count]),
-        torch.tensor(labels[:count]),
-        torch.arange(people).repeat_interleave(PER_PATIENT)[:count],
+        torch.arange(count) % 2,
+        torch.arange(patients).repeat_interleave(PER_PATIENT)[:count],
         {name: torch.stack(mask[:count]) for name, mask in masks.items()},
         [f"tissue-{seed}-{i}" for i in range(count)],
         MPP,
     )
 
 
-def _cut(rng: Random, size: int) -> tuple[_Tissue, list[tuple[tuple[int, int], int]]]:
-    """A field, and where to cut patches from it: y, x and label of each, with and without tumour in turn."""
+def _shares(mask: Bools, size: int) -> tuple[Ints, Floats]:
+    """Where windows may start, in both directions, and how much of each window is in the mask."""
+    starts = np.arange(0, mask.shape[0] - size + 1, max(1, size // 12))
+    return starts, _window_means(mask.astype(np.float64), starts, size)
+
+
+def _window_means(values: Floats, starts: Ints, size: int) -> Floats:
+    """(n, n) the means of the values (H, W) in square windows that start at ``starts``."""
+    total = np.pad(values.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    rows = total[starts + size] - total[starts]
+    means: Floats = (rows[:, starts + size] - rows[:, starts]) / size**2
+    return means
+
+
+def _bordered(rng: Random, size: int) -> Bools:
+    """Where the tumour of a patient grows, with the margin: room for patches with and without."""
+    side = 4 * size + 2 * MARGIN
     while True:
-        side = 4 * size
-        tissue = _grow(rng, (side, side), float(rng.uniform(0.25, 0.45)))
-        total = np.pad(tissue.tumour.astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-        starts = np.arange(0, side - size + 1, max(1, size // 12))
-        share = (
-            total[np.ix_(starts + size, starts + size)]
-            - total[np.ix_(starts, starts + size)]
-            - total[np.ix_(starts + size, starts)]
-            + total[np.ix_(starts, starts)]
-        ) / size**2
-        found: list[list[tuple[int, int]]] = []
-        taken: list[tuple[int, int]] = []
-        for fits in (share == 0, share >= SHARE):
-            places = np.argwhere(fits)
-            chosen: list[tuple[int, int]] = []
-            for i, j in places[rng.permutation(len(places))].tolist():
-                y, x = int(starts[i]), int(starts[j])
-                if len(chosen) < PER_PATIENT // 2 and all(abs(y - a) + abs(x - b) >= size // 2 for a, b in taken):
-                    chosen.append((y, x))
-                    taken.append((y, x))
-            found.append(chosen)
-        if all(len(chosen) == PER_PATIENT // 2 for chosen in found):
-            return tissue, [(place, label) for pair in zip(*found, strict=True) for label, place in enumerate(pair)]
+        tumour = _nests(rng, (side, side), float(rng.uniform(0.3, 0.45)))
+        _, share = _shares(tumour[_CUT], size)
+        if min((share == 0).sum(), (share >= SHARE).sum()) > 250:  # three patches take at most 243 places from the fourth
+            return tumour
+
+
+def _pairs(rng: Random, light: Floats, tumour: Bools, size: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Where to cut a patient's patches, y and x: one without tumour, and one with tumour of much the same colours."""
+    starts, share = _shares(tumour, size)
+    means = [_window_means(one, starts, size) for one in light]
+    spreads = [np.sqrt(_window_means(one**2, starts, size) - mean**2) for one, mean in zip(light, means, strict=True)]
+    colours = np.stack([*means, *spreads], -1).reshape(-1, 4)
+    places = np.stack(np.meshgrid(starts, starts, indexing="ij"), -1).reshape(-1, 2)
+    free = np.stack([share.ravel() == 0, share.ravel() >= SHARE])
+    pairs = []
+    for _ in range(PER_PATIENT // 2):
+        with_tumour = rng.permutation(np.flatnonzero(free[1]))[:8]
+        without = np.flatnonzero(free[0])
+        apart = np.abs(colours[with_tumour, None] - colours[None, without]).sum(-1)
+        one, other = np.unravel_index(apart.argmin(), apart.shape)
+        chosen = places[without[other]], places[with_tumour[one]]
+        pairs.append(tuple((int(y), int(x)) for y, x in chosen))
+        for label in (0, 1):
+            free[label] &= np.abs(places - chosen[label]).max(1) >= size // 3
+    return pairs
 
 
 def field(
@@ -658,8 +699,10 @@ def field(
     rng = np.random.default_rng(seed)
     own = draw_stain(rng)
     stain = stain or own
-    tissue = _grow(rng, (height, width), region)
-    image = _developed(rng, tissue.haematoxylin, tissue.eosin, stain)
+    shape = (height + 2 * MARGIN, width + 2 * MARGIN)
+    grown = np.pad(region, MARGIN, mode="edge") if isinstance(region, np.ndarray) else _nests(rng, shape, region)
+    tissue = _grow(rng, grown)
+    image = _scanned(rng, _light(tissue.hematoxylin, tissue.eosin, stain), stain)
     return Field(
         image,
         torch.from_numpy(tissue.nuclei),
