@@ -28,7 +28,8 @@ from smoothsal_lib.state import preserved
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-EMBEDDED = ("tiny_resnet", "tissue_resnet", "glas_resnet", "tissue_segmenter")  # the first is the default
+EMBEDDED = ("tiny_resnet", "tissue_resnet", "glas_resnet", "tissue_pen", "tissue_segmenter")  # the first: the default
+MADE_BY = {"tiny_resnet": "training.classifier", "tissue_pen": "experiments.shortcut"}
 # What is published under "IMAGENET1K_V1" stays the same; "DEFAULT" would move with torchvision's version.
 DOWNLOADED = {
     "resnet18": "ResNet18_Weights.IMAGENET1K_V1",
@@ -162,9 +163,10 @@ def load_model(name: str | None = None, folder: str | Path | None = None) -> nn.
 
     Args:
         name: ``"tiny_resnet"`` ships with the library: 100 classes, pictures of 64 to 160 px, no network needed. So do
-            three networks for tissue under the microscope (haematoxylin and eosin, 20x): the tumour detectors
+            networks for tissue under the microscope (haematoxylin and eosin, 20x): the tumour detectors
             ``"tissue_resnet"``, trained on generated tissue, and ``"glas_resnet"``, trained on real glands, with a
-            single logit (N, 1) each, whose sigmoid is the probability of a tumour; and ``"tissue_segmenter"``, with
+            single logit (N, 1) each, whose sigmoid is the probability of a tumour; ``"tissue_pen"``, another detector,
+            which has learnt a shortcut (:mod:`smoothsal_lib.experiments.shortcut`); and ``"tissue_segmenter"``, with
             logits (N, 4, H, W) for every pixel (:class:`DenseResNet`).
             ``"resnet18"``, ``"resnet34"``, ``"resnet50"`` and ``"vgg16"`` (no strided convolutions) are torchvision's:
             1,000 classes of ImageNet, made for 224 px, downloaded once and checked against the hash in the file's name.
@@ -189,10 +191,8 @@ def load_model(name: str | None = None, folder: str | Path | None = None) -> nn.
 def _load_embedded(name: str, folder: Path) -> nn.Module:
     path = folder / f"{name}.safetensors"
     if not path.is_file():
-        command = "classifier" if name == "tiny_resnet" else f"detector --model {name}"
-        raise FileNotFoundError(
-            f"no {path.name} in {str(folder)!r}: python -m smoothsal_lib.training.{command} makes it"
-        )
+        command = MADE_BY.get(name, f"training.detector --model {name}")
+        raise FileNotFoundError(f"no {path.name} in {str(folder)!r}: python -m smoothsal_lib.{command} makes it")
     kind, last = (DenseResNet, "head") if name == "tissue_segmenter" else (TinyResNet, "fc")
     with safe_open(path, framework="pt") as file:
         names = json.loads((file.metadata() or {}).get("categories", "[]"))

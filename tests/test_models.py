@@ -97,7 +97,8 @@ def test_load_model_reads_another_folder(small: TinyResNet, folder: Path, tmp_pa
 def test_the_environment_names_the_default_model(folder: Path, monkeypatch: pytest.MonkeyPatch):
     assert isinstance(load_model(), TinyResNet)
     monkeypatch.setenv("SMOOTHSAL_MODEL", "resnet_of_mine")
-    known = "tiny_resnet, tissue_resnet, glas_resnet, tissue_segmenter, resnet18, resnet34, resnet50, vgg16"
+    tissue = "tissue_resnet, glas_resnet, tissue_pen, tissue_segmenter"
+    known = f"tiny_resnet, {tissue}, resnet18, resnet34, resnet50, vgg16"
     with pytest.raises(ValueError, match=f"^unknown model 'resnet_of_mine': choose one of {known}$"):
         load_model()
     assert isinstance(load_model("tiny_resnet"), TinyResNet)  # a name given is a name meant
@@ -120,6 +121,8 @@ def test_missing_weights_are_named(folder: Path):
             load_model(name)
         with pytest.raises(FileNotFoundError, match=rf"^no {name}_surrogate.safetensors in .*fit_surrogate"):
             load_surrogate(name)
+    with pytest.raises(FileNotFoundError, match=r"^no tissue_pen.safetensors in .*experiments.shortcut makes it$"):
+        load_model("tissue_pen")
     with pytest.raises(FileNotFoundError, match=r"^no tiny_resnet_surrogate.safetensors in .*fit_surrogate"):
         load_surrogate()
     with pytest.raises(ValueError, match="^no surrogate of 'resnet50' ships with the library"):
