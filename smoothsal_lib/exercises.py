@@ -612,3 +612,114 @@ def check_11_3(answer: object) -> None:
         "the fourth root of 2; and scaling to [0, 1] undoes any factor",
         "raise the factor to the layer's weight; and what does scaling to [0, 1] make of a factor?",
     )
+
+
+def check_12_1(answer: object) -> None:
+    """Chapter 12: enrichment from a share of saliency and a share of area."""
+    if _open(answer):
+        return None
+    number = _numbers(answer, 1)
+    if number is not None and abs(number[0] - 0.4) < 1e-6:
+        return _hint("turn it round: more saliency on less area is more than 1")
+    if number is not None and abs(number[0] - 0.3) < 1e-6:
+        return _hint("a difference depends on how large the structure is; divide instead")
+    _verdict(
+        number is not None and abs(number[0] - 2.5) < 1e-6,
+        "0.5 / 0.2: two and a half times what a map without any preference puts there",
+        "divide the share of the saliency by what a map that is the same everywhere would put there",
+    )
+
+
+def check_12_2(answer: object) -> None:
+    """Chapter 12: the average precision of four pixels."""
+    if _open(answer):
+        return None
+    number = _numbers(answer, 1)
+    if number is not None and abs(number[0] - 0.5) < 1e-6:
+        return _hint("that is the share of nucleus pixels, which a random map scores")
+    _verdict(
+        number is not None and abs(number[0] - 5 / 6) < 5e-3,
+        "precision is 1 at the first nucleus pixel and 2/3 at the second, and each brings half of the recall",
+        "sort the pixels by value; at each nucleus pixel, which share of those up to it are nucleus pixels?",
+    )
+
+
+def check_12_3(answer: object) -> None:
+    """Chapter 12: by how much a mark moves the logit."""
+    if _open(answer):
+        return None
+    if not callable(answer):
+        return _hint("hand over the function itself, without calling it")
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(3 * 4 * 4, 1, generator=generator)
+    images, marked = torch.randn(2, 5, 3, 4, 4, generator=generator)
+
+    def model(x: Tensor) -> Tensor:
+        return x.flatten(1) @ weights
+
+    found = _numbers(answer(model, images, marked), 1)
+    wanted = float((model(marked) - model(images)).mean())
+    if found is None:
+        return _hint("return one number, the mean over the pictures")
+    if abs(found[0] + wanted) < 1e-4:
+        return _hint("positive should mean that the mark speaks for tumour")
+    if abs(found[0] - float((model(marked).sigmoid() - model(images).sigmoid()).mean())) < 1e-4:
+        return _hint("probabilities saturate: a picture that is at 0.99 already cannot show the jump; take the logits")
+    _verdict(
+        abs(found[0] - wanted) < 1e-4,
+        "in logits, with sign, picture by picture",
+        "the logit with the mark minus that of the same picture without it, averaged over the pictures",
+    )
+
+
+def check_13_1(answer: object) -> None:
+    """Chapter 13: how much light passes half the thickness."""
+    if _open(answer):
+        return None
+    number = _numbers(answer, 1)
+    if number is not None and number[0] in (2, 0.02):
+        return _hint("not twice as much light: the density halves, and the density is a logarithm")
+    _verdict(
+        number is not None and (abs(number[0] - 0.1) < 1e-6 or abs(number[0] - 10) < 1e-6),
+        "the density falls from 2 to 1, and 10 to the power of minus 1 is a tenth",
+        "which optical density lets a hundredth through? Halve it, and go back to intensities",
+    )
+
+
+def check_13_2(answer: object) -> None:
+    """Chapter 13: tiles along one side of a slide."""
+    if _open(answer):
+        return None
+    number = _numbers(answer, 1)
+    if number == [98]:
+        return _hint("that would be enough without any overlap; how far apart do neighbours begin?")
+    if number == [111]:
+        return _hint("111 steps are needed, and one tile more than there are steps")
+    _verdict(
+        number == [112],
+        "tiles begin 896 pixels apart; 111 steps bring the last one to the edge, and there is one more tile than steps",
+        "how far apart do two neighbours begin, and where must the last one begin at the latest?",
+    )
+
+
+def check_13_3(answer: object) -> None:
+    """Chapter 13: two maps of one overlap, blended."""
+    if _open(answer):
+        return None
+    if not callable(answer):
+        return _hint("hand over the function itself, without calling it")
+    left, right = torch.rand(2, 3, 9, generator=torch.Generator().manual_seed(0))
+    found = answer(left, right)
+    if not isinstance(found, Tensor) or found.shape != left.shape:
+        return _hint("return one map of the overlap, of the shape of both")
+    weight = torch.linspace(0, 1, 9)
+    wanted = (1 - weight) * left + weight * right
+    if torch.allclose(found, weight * left + (1 - weight) * right, atol=1e-4):
+        return _hint("at its left end the overlap lies deep inside the left tile: there the left map is the good one")
+    if torch.allclose(found, (left + right) / 2, atol=1e-4):
+        return _hint("half and half leaves a step at both ends of the overlap")
+    _verdict(
+        torch.allclose(found, wanted, atol=1e-4),
+        "the weights add up to 1 everywhere, so two maps that agree stay as they are",
+        "from all left in the first column to all right in the last, in equal steps",
+    )

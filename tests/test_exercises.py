@@ -68,6 +68,15 @@ def positive_norm(g, x):
     return (both_up + both_down).sqrt()
 
 
+def jump(model, images, marked):
+    return (model(marked) - model(images)).mean()
+
+
+def blend(left, right):
+    weight = torch.linspace(0, 1, left.shape[1])
+    return (1 - weight) * left + weight * right
+
+
 RIGHT = [
     ("1_1", 9),
     ("1_1", "9"),
@@ -126,6 +135,17 @@ RIGHT = [
     ("11_2", positive_norm),
     ("11_3", (1.19, 1)),
     ("11_3", torch.tensor([2**0.25, 1.0], dtype=torch.float64)),
+    ("12_1", 2.5),
+    ("12_1", "2.5"),
+    ("12_2", 5 / 6),
+    ("12_2", 0.833),
+    ("12_3", jump),
+    ("12_3", lambda *a: jump(*a).item()),
+    ("13_1", 0.1),
+    ("13_1", 10),
+    ("13_2", 112),
+    ("13_3", blend),
+    ("13_3", lambda left, right: torch.lerp(left, right, torch.linspace(0, 1, left.shape[1]))),
 ]
 WRONG = [
     ("1_1", 4),
@@ -233,6 +253,27 @@ WRONG = [
     ("11_3", (2, 1)),
     ("11_3", (1.19, 1.19)),
     ("11_3", (1.19,)),
+    ("12_1", 0.4),
+    ("12_1", 0.3),
+    ("12_1", "more"),
+    ("12_2", 0.5),
+    ("12_2", 1.0),
+    ("12_3", lambda model, images, marked: (model(marked).sigmoid() - model(images).sigmoid()).mean()),
+    ("12_3", lambda model, images, marked: jump(model, marked, images)),
+    ("12_3", lambda model, images, marked: (model(marked) - model(images)).abs().mean()),
+    ("12_3", lambda model, images, marked: model(marked) - model(images)),
+    ("12_3", 3.0),
+    ("13_1", 0.02),
+    ("13_1", 2),
+    ("13_1", 0.5),
+    ("13_2", 98),
+    ("13_2", 111),
+    ("13_2", "a lot"),
+    ("13_3", lambda left, right: blend(right, left)),
+    ("13_3", lambda left, right: (left + right) / 2),
+    ("13_3", lambda left, right: left),
+    ("13_3", lambda left, right: torch.cat([left, right], 1)),
+    ("13_3", 1.0),
 ]
 
 
