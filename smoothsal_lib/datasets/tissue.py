@@ -34,6 +34,7 @@ SHARE = 0.25  # of a patch, from which on it has tumour
 MARGIN = 28  # pixels drawn around the field and cut away, so that its rim looks like its middle
 WHITE = 248.0  # grey levels where nothing absorbs
 BALANCING = 6  # steps
+TAKEN = 250  # places, at most, that are too near to three patches for a fourth: 9 x 9 around each
 SMALLEST = 14  # pixels: what is left of a nucleus behind another or at the rim is no nucleus
 
 _CUT = (slice(MARGIN, -MARGIN), slice(MARGIN, -MARGIN))
@@ -56,8 +57,8 @@ class Stain:
         noise: standard deviation of the sensor's noise in grey levels of 255.
     """
 
-    hematoxylin: tuple[float, float, float] = (0.57, 0.75, 0.32)
-    eosin: tuple[float, float, float] = (0.13, 0.96, 0.25)
+    hematoxylin: tuple[float, float, float] = (0.52, 0.78, 0.31)
+    eosin: tuple[float, float, float] = (0.11, 0.97, 0.21)
     strength: tuple[float, float] = (1.0, 1.0)
     blur: float = 0.6
     noise: float = 3.0
@@ -252,16 +253,16 @@ def _nests(rng: Random, shape: tuple[int, int], share: float) -> Bools:
     direction = rng.uniform(0, 2 * math.pi)
     y, x = np.mgrid[: shape[0], : shape[1]]
     ahead = np.sin(direction) * (y / shape[0] - 0.5) + np.cos(direction) * (x / shape[1] - 0.5)
-    level = 1.6 * np.tanh(5 * ahead) + _noise(rng, shape, rng.uniform(24, 40)) + 0.1 * _noise(rng, shape, 7)
+    level = 1.6 * np.tanh(5 * ahead) + _noise(rng, shape, rng.uniform(26, 46)) + 0.1 * _noise(rng, shape, 7)
     labels, n = ndimage.label(level >= np.quantile(level, 1 - share))
     large = np.bincount(labels.ravel(), minlength=n + 1) >= 300
     large[0] = False
     return np.asarray(large[labels], bool)
 
 
-def _normal_glands(rng: Random, shape: tuple[int, int], tumour: Bools) -> tuple[_Blobs, Floats]:
-    """The outlines of the normal glands, each as large as its neighbours and the tumour leave room, and that room."""
-    spacing = rng.uniform(78, 118)
+def _normal_glands(rng: Random, shape: tuple[int, int], tumour: Bools) -> _Blobs:
+    """The outlines of the normal glands, each as large as its neighbours and the tumour leave room."""
+    spacing = rng.uniform(84, 132)
     points = _scatter(rng, shape, spacing, 0.2)
     points = points[rng.uniform(0, 1, len(points)) < rng.uniform(0.6, 1)]
     coarse = _depth(~tumour[::4, ::4]) * 4
@@ -271,12 +272,12 @@ def _normal_glands(rng: Random, shape: tuple[int, int], tumour: Bools) -> tuple[
     n = len(points)
     length = room * rng.uniform(0.78, 0.97, n)
     axes = (length, length * rng.uniform(0.66, 0.98, n))
-    return _blobs(rng, points, axes, rng.uniform(0, math.pi, n), 0.05), room
+    return _blobs(rng, points, axes, rng.uniform(0, math.pi, n), 0.05)
 
 
 def _plan(rng: Random, shape: tuple[int, int], tumour: Bools) -> _Plan:
     """Lay out the glands, the tumour and their lumina."""
-    outlines, _ = _normal_glands(rng, shape, tumour)
+    outlines = _normal_glands(rng, shape, tumour)
     n = len(outlines)
     blob, pixel, radius = outlines.stamp(shape)
     glands = np.zeros(shape, np.int32)
@@ -349,15 +350,15 @@ def _basal(rng: Random, plan: _Plan, atypia: Floats) -> _Nuclei:
     at = _at(plan.depth, spots)
     keep = (at > 4) & (at < 7.6 + 9 * strange) & (_at(plan.apical, spots) > 5)
     spots, strange = spots[keep], strange[keep]
-    keep = _apart(spots, 6.3 + 1.2 * strange)
+    keep = _apart(spots, 7.2 + 1.2 * strange)
     spots, strange = spots[keep], strange[keep]
     n = len(spots)
     angle = _inwards(plan.depth, spots) + rng.normal(0, 0.2, n)
-    length = rng.normal(5.4, 0.5, n) * (1 + 0.3 * strange)
-    width = np.clip(rng.normal(3.6, 0.35, n), 2.4, None) * (1 + 0.2 * strange)
+    length = rng.normal(6.0, 0.5, n) * (1 + 0.25 * strange)
+    width = np.clip(rng.normal(4.0, 0.4, n), 2.6, None) * (1 + 0.2 * strange)
     blobs = _blobs(rng, spots, (length, width), angle, 0.03 + 0.03 * strange)
     pale = np.clip(rng.uniform(0.1, 0.6, n) + 0.2 * strange, 0, 0.8)
-    return _Nuclei(EPITHELIAL, blobs, rng.normal(0.5, 0.06, n), pale, 0.2, (plan.glands > 0) & ~plan.lumen)
+    return _Nuclei(EPITHELIAL, blobs, rng.normal(0.46, 0.07, n), pale, 0.2, (plan.glands > 0) & ~plan.lumen)
 
 
 def _malignant(rng: Random, plan: _Plan, grade: float) -> _Nuclei:
@@ -368,38 +369,39 @@ def _malignant(rng: Random, plan: _Plan, grade: float) -> _Nuclei:
         plan: of the field.
         grade: 0 to 1, how far they are from normal ones.
     """
-    spots = _scatter(rng, plan.tumour.shape, rng.uniform(9.2, 10.8) + 1.2 * grade, 0.3)
+    spots = _scatter(rng, plan.tumour.shape, rng.uniform(10.4, 12.4) + 1.2 * grade, 0.3)
     room = (_at(plan.tumour, spots) > 0) & (_at(plan.depth, spots) > 3.5)
     spots = spots[room & (_at(plan.apical, spots) > rng.uniform(4.5, 8))]
     n = len(spots)
-    angle = _inwards(plan.depth, spots) + rng.normal(0, 0.25 + 0.5 * grade, n)
+    swirl = 4 * _noise(rng, plan.tumour.shape, 18)  # where a sheet is too wide to have an inwards
+    angle = _inwards(plan.depth + swirl, spots) + rng.normal(0, 0.2 + 0.5 * grade, n)
     size = np.exp(rng.normal(0, 0.1 + 0.15 * grade, n))
-    length = np.clip((6.5 + 0.6 * grade) * size * np.exp(rng.normal(0, 0.1, n)), 3.5, 12)
-    width = np.clip((4.1 + 1.1 * grade) * size * np.exp(rng.normal(0, 0.1, n)), 2.8, 9)
+    length = np.clip((7.6 + 0.4 * grade) * size * np.exp(rng.normal(0, 0.1, n)), 3.5, 12)
+    width = np.clip((4.4 + 1.2 * grade) * size * np.exp(rng.normal(0, 0.1, n)), 2.8, 9)
     blobs = _blobs(rng, spots, (length, width), angle, 0.05 + 0.06 * grade)
-    dark = np.clip(rng.normal(0.52, 0.07 + 0.05 * grade, n), 0.3, 0.9)
-    return _Nuclei(TUMOUR, blobs, dark, rng.uniform(0, 0.5 + 0.35 * grade, n), 0.3, plan.tumour & ~plan.lumen)
+    dark = np.clip(rng.normal(0.42, 0.08 + 0.04 * grade, n), 0.25, 0.8)
+    return _Nuclei(TUMOUR, blobs, dark, rng.uniform(0.1, 0.65 + 0.3 * grade, n), 0.3, plan.tumour & ~plan.lumen)
 
 
 def _lymphocytes(rng: Random, stroma: Bools, crowd: float) -> _Nuclei:
     """Small, round, dark: strewn over the stroma, and in crowds."""
-    density = 0.05 + crowd * np.clip(_noise(rng, stroma.shape, 30) - 0.2, 0, 1)
-    spots = _scatter(rng, stroma.shape, 8.2, 0.3)
+    density = 0.04 + crowd * np.clip(_noise(rng, stroma.shape, 30) - 0.2, 0, 1)
+    spots = _scatter(rng, stroma.shape, 9, 0.3)
     spots = spots[(_at(stroma, spots) > 0) & (rng.uniform(0, 1, len(spots)) < _at(density, spots))]
     n = len(spots)
-    radius = np.clip(rng.normal(3.3, 0.4, n), 2.4, 4.6)
+    radius = np.clip(rng.normal(3.7, 0.4, n), 2.7, 5)
     blobs = _blobs(rng, spots, (radius * rng.uniform(1, 1.4, n), radius), rng.uniform(0, math.pi, n), 0.05)
-    return _Nuclei(LYMPHOCYTE, blobs, rng.normal(0.62, 0.09, n), rng.uniform(0, 0.3, n), 0.25, stroma)
+    return _Nuclei(LYMPHOCYTE, blobs, rng.normal(0.57, 0.09, n), rng.uniform(0, 0.3, n), 0.25, stroma)
 
 
 def _fibroblasts(rng: Random, stroma: Bools, along: Floats) -> _Nuclei:
     """Thin, along the fibres."""
-    spots = _scatter(rng, stroma.shape, 17, 0.4)
-    spots = spots[(_at(stroma, spots) > 0) & (rng.uniform(0, 1, len(spots)) < rng.uniform(0.35, 0.9))]
+    spots = _scatter(rng, stroma.shape, 19, 0.4)
+    spots = spots[(_at(stroma, spots) > 0) & (rng.uniform(0, 1, len(spots)) < rng.uniform(0.3, 0.75))]
     n = len(spots)
-    axes = (rng.uniform(4.6, 9, n), rng.uniform(1.6, 2.7, n))
+    axes = (rng.uniform(5, 9.5, n), rng.uniform(1.8, 3, n))
     blobs = _blobs(rng, spots, axes, _at(along, spots) + rng.normal(0, 0.15, n), 0.05)
-    return _Nuclei(FIBROBLAST, blobs, rng.normal(0.45, 0.08, n), rng.uniform(0, 0.3, n), 0.15, stroma)
+    return _Nuclei(FIBROBLAST, blobs, rng.normal(0.4, 0.07, n), rng.uniform(0, 0.3, n), 0.15, stroma)
 
 
 def _nucleoli(rng: Random, nuclei: _Nuclei) -> _Blobs:
@@ -468,12 +470,12 @@ def _grow(rng: Random, tumour: Bools) -> _Tissue:
     tight = fibre + 2.6 - rng.uniform(0.4, 1.6) - 4.5 * shrunk
     filled = 1 / (1 + np.exp(-4 * tight))
     membrane = np.clip(6 * np.minimum(around - 0.25, 0.5 - around), 0, 1)
-    eosin = (0.25 + 0.055 * fibre + 0.025 * grain + 0.04 * membrane) * filled
-    hematoxylin = (0.05 + 0.012 * fibre + 0.025 * patchy + 0.015 * grain) * filled
+    eosin = (0.195 + 0.062 * fibre + 0.025 * grain + 0.04 * membrane) * filled
+    hematoxylin = (0.035 + 0.01 * fibre + 0.025 * patchy + 0.015 * grain) * filled
     # Cytoplasm: bluer at the base of the cells, pinker towards the lumen.
     base = np.exp(-plan.depth / 9)
-    eosin = np.where(epithelium, 0.24 - 0.05 * base + 0.03 * patchy + 0.035 * fine + 0.02 * grain, eosin)
-    hematoxylin = np.where(epithelium, 0.1 + 0.06 * base + 0.02 * patchy + 0.02 * fine + 0.014 * grain, hematoxylin)
+    eosin = np.where(epithelium, 0.2 - 0.03 * base + 0.045 * patchy + 0.04 * fine + 0.02 * grain, eosin)
+    hematoxylin = np.where(epithelium, 0.088 + 0.05 * base + 0.025 * patchy + 0.02 * fine + 0.014 * grain, hematoxylin)
     debris = np.clip(_noise(rng, shape, 5) + 0.7 * patchy - 1.3, 0, 1)
     for clear, pink, blue in (
         (plan.vacuole, 0.05 + 0.015 * fine, 0.045 + 0.012 * fine),
@@ -486,7 +488,7 @@ def _grow(rng: Random, tumour: Bools) -> _Tissue:
     atypia = rng.uniform(0, 1, int(plan.glands.max()) + 1) ** 3
     groups = (
         _fibroblasts(rng, stroma, along),
-        _lymphocytes(rng, stroma, rng.uniform(0.1, 1.3)),
+        _lymphocytes(rng, stroma, rng.uniform(0.05, 1.1)),
         _basal(rng, plan, atypia),
         _malignant(rng, plan, float(rng.uniform(0, 1))),
     )
@@ -641,11 +643,11 @@ def _bordered(rng: Random, size: int) -> Bools:
     while True:
         tumour = _nests(rng, (side, side), float(rng.uniform(0.3, 0.45)))
         _, share = _shares(tumour[_CUT], size)
-        if min((share == 0).sum(), (share >= SHARE).sum()) > 250:  # three patches take at most 243 places from the fourth
+        if min((share == 0).sum(), (share >= SHARE).sum()) > TAKEN:
             return tumour
 
 
-def _pairs(rng: Random, light: Floats, tumour: Bools, size: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+def _pairs(rng: Random, light: Floats, tumour: Bools, size: int) -> list[list[tuple[int, int]]]:
     """Where to cut a patient's patches, y and x: one without tumour, and one with tumour of much the same colours."""
     starts, share = _shares(tumour, size)
     means = [_window_means(one, starts, size) for one in light]
@@ -660,7 +662,7 @@ def _pairs(rng: Random, light: Floats, tumour: Bools, size: int) -> list[tuple[t
         apart = np.abs(colours[with_tumour, None] - colours[None, without]).sum(-1)
         one, other = np.unravel_index(apart.argmin(), apart.shape)
         chosen = places[without[other]], places[with_tumour[one]]
-        pairs.append(tuple((int(y), int(x)) for y, x in chosen))
+        pairs.append([(int(y), int(x)) for y, x in chosen])
         for label in (0, 1):
             free[label] &= np.abs(places - chosen[label]).max(1) >= size // 3
     return pairs
