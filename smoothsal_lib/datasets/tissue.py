@@ -33,7 +33,7 @@ PER_PATIENT = 8  # patches, half of them with tumour
 SHARE = 0.25  # of a patch, from which on it has tumour
 MARGIN = 28  # pixels drawn around the field and cut away, so that its rim looks like its middle
 WHITE = 248.0  # grey levels where nothing absorbs
-BALANCING = 6  # steps
+BALANCING = 6  # steps that bring a patch to given colours
 TAKEN = 250  # places, at most, that are too near to three patches for a fourth: 9 x 9 around each
 SMALLEST = 14  # pixels: what is left of a nucleus behind another or at the rim is no nucleus
 
@@ -74,7 +74,8 @@ class Field:
         kinds: (n,) int64, which of :data:`KINDS` nucleus 1, 2, ... is.
         glands: (H, W) int32, 0 for none and 1 to m for the normal glands, each with its lumen.
         tumour: (H, W) bool, the tumour tissue with the lumina in it.
-        lumen: (H, W) bool, where glands and tumour are hollow. The slits of the stroma are no lumina.
+        lumen: (H, W) bool, where glands and tumour are hollow. Neither the slits of the stroma are lumina nor the pale
+            vacuoles of goblet cells.
         stain: how it was stained.
     """
 
@@ -94,6 +95,7 @@ class Field:
     def structures(self) -> dict[str, Tensor]:
         """``{structure: (H, W) bool}`` for all :data:`smoothsal_lib.datasets.patches.STRUCTURES`.
 
+        A gland is normal, or it is tumour, never both; in GlaS, a gland that is tumour counts as either.
         The nuclei of the tumour, the other nuclei, the stroma and the lumina never share a pixel. What remains is the
         cytoplasm of glands and tumour.
         """
@@ -429,6 +431,7 @@ class _Tissue:
     lumen: Bools
 
     def structures(self) -> dict[str, Tensor]:
+        """As those of the :class:`Field`."""
         parts = (self.nuclei, self.kinds, self.glands, self.tumour, self.lumen)
         return _structures(*(torch.from_numpy(part) for part in parts))
 
@@ -581,8 +584,9 @@ def patches(count: int, size: int = 96, seed: int = 0) -> Patches:
 
     Label 1 says that at least :data:`SHARE` of the patch is tumour, label 0 that none of it is; nothing between is
     drawn. Eight of them, four with tumour and four without, are cut from a field of their own and share its stain:
-    these are a patient. Colour does not tell the label: mean and spread of red and green are drawn for every patch
-    alike, and its dyes are brought there. What tells it is the shape and order of nuclei and glands.
+    these are a patient. Colour does not tell the label: one with and one without, of much the same colours as they are,
+    make a pair, and the dyes of both are brought to where mean and spread of red and green are halfway between them.
+    What tells the label is the shape and order of nuclei and glands. Patches 0 and 1 are the first pair, and so on.
 
     Args:
         count: how many. The first ones are the same whatever the count.
@@ -612,7 +616,7 @@ def patches(count: int, size: int = 96, seed: int = 0) -> Patches:
                 balanced = _balanced(tissue.hematoxylin[window], tissue.eosin[window], stain, colours[0], colours[1])
                 images.append(_scanned(rng, balanced, stain))
                 for name, mask in structures.items():
-                    masks[name].append(mask[window])
+                    masks[name].append(mask[window].clone())  # the field itself need not stay
     return Patches(
         torch.stack(images[:count]),
         torch.arange(count) % 2,
@@ -693,7 +697,7 @@ def field(
     if isinstance(tumour, Tensor):
         if tumour.shape != (height, width) or tumour.dtype != torch.bool:
             raise ValueError(f"expected a mask {(height, width)} of bool, got {tuple(tumour.shape)} of {tumour.dtype}")
-        region = tumour.numpy()
+        region = tumour.cpu().numpy()
     else:
         region = 0.35 if tumour is None else float(tumour)
         if not 0 <= region <= 1:
