@@ -99,7 +99,7 @@ def stain_shift(
     share_of_negatives: float = 0.03,
     seed: int = 0,
     hematoxylin: float = 0.0,
-    eosin: float = -0.4,
+    eosin: float = -0.5,
 ) -> tuple[Patches, Tensor]:
     """Stain some of the patches otherwise, as where the slides with tumour come from a laboratory of their own.
 
