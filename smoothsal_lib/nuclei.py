@@ -2,40 +2,42 @@
 
 They are found by colour and shape alone, without training: hematoxylin binds to the nucleus. Colour deconvolution
 (Ruifrok & Johnston 2001), a threshold of the whole picture (Otsu 1979) and one of the neighbourhood, and a watershed
-from one seed a nucleus (blobs as in Al-Kofahi et al. 2010, doi 10.1109/TBME.2009.2035102). What comes out are
-candidates: pale nuclei are missed, crowded ones merged or cut, and dark debris counts. All lengths are in micrometres,
-so that the magnification does not matter.
+from one seed a nucleus: a blob, of a size that its distance to the rim bounds (Al-Kofahi et al. 2010, doi
+10.1109/TBME.2009.2035102). What comes out are candidates: pale nuclei are missed, crowded ones merged or cut, and dark
+debris counts. All lengths are in micrometres, so that the magnification does not matter.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.feature import peak_local_max
 from skimage.filters import threshold_otsu
 from skimage.measure import regionprops_table
+from skimage.morphology import reconstruction
 from skimage.segmentation import watershed
 from torch import Tensor
 
 from smoothsal_lib.datasets.stains import separate
 
-# Micrometres: standard deviations of Gaussians, except for APART.
-SMOOTHING = 0.6  # of the hematoxylin, against noise
+# Micrometres: standard deviations of Gaussians.
+SMOOTHING = 0.5  # of the hematoxylin and of the distances to the rim, against noise
 SURROUNDINGS = 12.0  # whose mean a nucleus is darker than
-BLOB = 1.6  # of the Laplacian that finds the middle of a nucleus
-SEED_SMOOTHING = 0.5  # of the distances to the rim
-APART = 2.0  # least distance between the middles of two nuclei
+BLOBS = (1.0, 1.4, 2.0, 2.8)  # whose Laplacians answer to nuclei of radii up to 4
 # Square micrometres.
 SMALLEST = 12.0  # nucleus
 HOLE = 12.0  # that is filled: pale chromatin, not a gap between nuclei
 # Of hematoxylin.
 SHARE_OF_OTSU = 0.85  # stroma and lumen pull Otsu's threshold above that of the paler nuclei
 PALEST = 0.1  # optical density, so that nothing is found where there is nothing
+# Of distances to the rim: blobs in a nucleus that stands free are no larger than it is.
+LARGEST_BLOB = 0.85
+# Of the standard deviation of the landscape that is flooded: a lower hill is not a nucleus of its own.
+PROMINENCE = 0.3
 
 By = Literal["mean", "sum"]
 
@@ -70,9 +72,10 @@ class Nucleus:
 def segment_nuclei(image: Tensor, mpp: float) -> Tensor:
     """Find the nuclei, one by one.
 
-    The mask of :func:`nuclear_mask` is cut between seeds. A seed is a maximum of two measures, each divided by its
-    standard deviation: the distance to the mask's rim, large in the middle of a nucleus that stands free, and minus the
-    Laplacian of Gaussian of the hematoxylin, large in the middle of a dark blob, be it amid others.
+    The mask of :func:`nuclear_mask` is cut by a watershed on the sum of two measures, each divided by its standard
+    deviation: the distance to the mask's rim, large in the middle of a nucleus that stands free, and minus the
+    Laplacian of Gaussian of the hematoxylin, times its variance and at the scale where it is largest, which is large in
+    the middle of a dark blob, be it amid others. Every hill that rises by :data:`PROMINENCE` is one nucleus.
 
     Args:
         image: (3, H, W), RGB, uint8 or floating point between 0 and 1.
@@ -88,14 +91,13 @@ def segment_nuclei(image: Tensor, mpp: float) -> Tensor:
     mask = _mask(hematoxylin, mpp)
     if not mask.any():
         return torch.zeros(mask.shape, dtype=torch.int32)
-    rim = ndimage.gaussian_filter(ndimage.distance_transform_edt(mask), SEED_SMOOTHING / mpp)
-    blob = -ndimage.gaussian_laplace(hematoxylin, BLOB / mpp)
-    height = sum(measure / max(measure[mask].std(), np.finfo(np.float32).tiny) for measure in (rim, blob))
-    parts, _ = ndimage.label(mask)
-    middles = peak_local_max(height, min_distance=max(1, round(APART / mpp)), labels=parts, exclude_border=False)
-    seeds = np.zeros(mask.shape, np.int32)
-    seeds[tuple(middles.T)] = np.arange(1, len(middles) + 1)
-    return torch.from_numpy(watershed(-height, seeds, mask=mask).astype(np.int32))
+    distance = ndimage.distance_transform_edt(mask) * mpp
+    landscape = _unit(ndimage.gaussian_filter(distance, SMOOTHING / mpp), mask)
+    landscape += _unit(_blobs(hematoxylin, distance, mpp), mask)
+    landscape[~mask] = landscape[mask].min() - PROMINENCE
+    flooded = reconstruction(landscape - PROMINENCE, landscape)
+    seeds, _ = ndimage.label(landscape - flooded > 0.999 * PROMINENCE, np.ones((3, 3)))
+    return torch.from_numpy(watershed(-landscape, seeds, mask=mask).astype(np.int32))
 
 
 def nuclear_mask(image: Tensor, mpp: float) -> Tensor:
@@ -203,6 +205,19 @@ def _hematoxylin(image: Tensor, mpp: float) -> NDArray[np.float32]:
     _check_mpp(mpp)
     density = separate(image.cpu())[0].float().numpy()
     return ndimage.gaussian_filter(density, SMOOTHING / mpp)
+
+
+def _blobs(hematoxylin: NDArray[np.float32], distance: NDArray[np.float64], mpp: float) -> NDArray[np.float32]:
+    found = np.full(hematoxylin.shape, -np.inf, np.float32)
+    for scale in BLOBS:
+        answer = -ndimage.gaussian_laplace(hematoxylin, scale / mpp) * (scale / mpp) ** 2
+        fits = (scale <= LARGEST_BLOB * distance) | (scale == BLOBS[0])
+        found = np.where(fits, np.maximum(found, answer), found)
+    return found
+
+
+def _unit(values: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[Any]:
+    return values / max(float(values[mask].std()), float(np.finfo(np.float32).tiny))
 
 
 def _mask(hematoxylin: NDArray[np.float32], mpp: float) -> NDArray[np.bool_]:
