@@ -26,6 +26,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import Normal, Stroke
 from numpy.typing import NDArray
+from skimage.segmentation import find_boundaries
 from torch import Tensor
 
 from smoothsal_lib.extract import resize_map
@@ -33,6 +34,7 @@ from smoothsal_lib.layers import HiddenLayer
 from smoothsal_lib.metrics.faithfulness import Curves
 from smoothsal_lib.metrics.noise import power_spectrum
 from smoothsal_lib.models import IMAGENET_MEAN, IMAGENET_STD
+from smoothsal_lib.nuclei import By, Nucleus
 
 STYLE = Path(__file__).with_name("book.mplstyle")
 SIGNED, UNSIGNED, OVERLAID, SPECTRAL, COUNTS = "RdBu_r", "viridis", "YlOrRd", "magma", "Blues"
@@ -212,6 +214,66 @@ def structures(photo: NDArray[np.uint8], masks: Mapping[str, Tensor], *, alpha: 
         figure = _draw([panels], None, {}, False, None, None)
         style: dict[str, Any] = {"ncols": len(handles), "handlelength": 1.0, "columnspacing": 1.2, "borderaxespad": 0.0}
         figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.0), **style)
+    return figure
+
+
+def nuclei(
+    photo: NDArray[np.uint8],
+    labels: Tensor,
+    ranked: Sequence[Nucleus],
+    *,
+    by: By = "mean",
+    top: int = 10,
+    signed: Signed = "auto",
+    percentile: float = 99.5,
+    colorbar: bool = True,
+    zoom: Zoom | None = None,
+) -> Figure:
+    """The photograph, and beside it its nuclei, outlined and tinted by their saliency, on grey.
+
+    Args:
+        photo: (H, W, 3) uint8.
+        labels: (H, W) as :func:`smoothsal_lib.nuclei.segment_nuclei` gives them.
+        ranked: as :func:`smoothsal_lib.nuclei.rank_nuclei` gives them; nuclei that are not among them stay grey.
+        by: the colour is that of the ``"mean"`` saliency or of the ``"sum"``; best that by which they are ranked.
+        top: how many bear the number of their rank; 0 for none.
+        signed: as in :func:`maps`.
+        percentile: as in :func:`maps`, of nuclei instead of pixels.
+        colorbar: draw one.
+        zoom: as in :func:`maps`.
+
+    Raises:
+        ValueError: for labels of another shape than the photograph, for no nuclei, or for one that the labels lack.
+    """
+    (photo,) = _photos(photo, 1)
+    numbers = np.asarray(labels.cpu())
+    if numbers.shape != photo.shape[:2]:
+        raise ValueError(f"expected labels {photo.shape[:2]}, as the photograph, got {numbers.shape}")
+    if not ranked:
+        raise ValueError("nothing to draw: got no nuclei")
+    lacking = sorted({one.label for one in ranked} - set(np.unique(numbers).tolist()))
+    if lacking:
+        raise ValueError(f"the labels have no nucleus {lacking[0]}: expected those that the nuclei were ranked with")
+    saliency = np.full(numbers.max() + 1, np.nan)
+    for one in ranked:
+        saliency[one.label] = one.mean if by == "mean" else one.total
+    group = ("nuclei",)
+    scored = [{"nuclei": _Panel(saliency[~np.isnan(saliency)], group)}]
+    limits, signed = _limits(scored, percentile), _is_signed(scored, signed)
+    grey = 0.35 + 0.55 * photo.mean(-1, keepdims=True) / 255
+    tints = mpl.colormaps[SIGNED if signed else OVERLAID](_norm(limits[group], signed)(np.nan_to_num(saliency)))
+    cover = np.where(find_boundaries(numbers, mode="inner"), 1.0, 0.4) * ~np.isnan(saliency)[numbers]
+    tinted = cover[..., None] * tints[numbers][..., :3] + (1 - cover[..., None]) * grey
+    panels = {"photograph": _Panel(photo), "nuclei": _Panel(tinted, group)}
+    label = "mean saliency" if by == "mean" else "total saliency"
+    with _style():
+        figure = _draw([panels], None, limits, signed, zoom, label if colorbar else None, OVERLAID)
+        for one in ranked[:top]:
+            across, down = (one.centre[1] + 0.5) / photo.shape[1], (one.centre[0] + 0.5) / photo.shape[0]
+            place: dict[str, Any] = {"ha": "center", "va": "center", "clip_on": True}
+            number = figure.axes[1].text(across, down, str(one.rank), size=7.5, weight="bold", **place)
+            number.set_path_effects([Stroke(linewidth=1.6, foreground="white"), Normal()])
+        _note(figure, f"numbers: ranks of the first {min(top, len(ranked))}" if top else "", _clipping(percentile))
     return figure
 
 

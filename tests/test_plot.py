@@ -17,6 +17,7 @@ from smoothsal_lib.datasets.photos import load_photo
 from smoothsal_lib.layers import HiddenLayer
 from smoothsal_lib.metrics.faithfulness import Curves
 from smoothsal_lib.metrics.noise import power_spectrum
+from smoothsal_lib.nuclei import rank_nuclei
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
 LAYER = HiddenLayer("relu", (8, 4, 4), (10, 10), (0.0, 3.0))
@@ -175,6 +176,53 @@ def test_an_overlay_puts_every_unit_where_its_layer_says():
     assert "stretched to the photograph (bilinear)" in words(plot.overlay(grey, values))
 
 
+def test_nuclei_are_tinted_by_their_saliency_and_numbered():
+    labels = torch.zeros(40, 40, dtype=torch.int32)
+    labels[2:12, 20:30], labels[20:30, 4:14], labels[32:38, 32:38] = 1, 2, 7
+    saliency = torch.zeros(40, 40)
+    saliency[2:12, 20:30], saliency[20:30, 4:14] = 1, 4
+    ranked = rank_nuclei(saliency, labels)
+    figure = plot.nuclei(PHOTO, labels, ranked, top=2, percentile=100)
+    photograph, drawn = panels(figure)
+    np.testing.assert_array_equal(shown(photograph), PHOTO)
+    grey = 0.35 + 0.55 * PHOTO.mean(-1, keepdims=True) / 255
+    for label, share in ((1, 0.25), (2, 1.0), (7, 0.0)):
+        tint = np.array(mpl.colormaps[plot.OVERLAID](share)[:3])
+        rows, columns = (part.tolist() for part in (labels == label).nonzero().T)
+        np.testing.assert_allclose(shown(drawn)[rows[0], columns[0]], tint)  # a corner is outline
+        middle = (rows[0] + 3, columns[0] + 3)
+        np.testing.assert_allclose(shown(drawn)[middle], 0.4 * tint + 0.6 * grey[middle])
+    np.testing.assert_allclose(shown(drawn)[0, 0], np.broadcast_to(grey[0, 0], 3))
+    numbers = {text.get_text(): text.get_position() for text in drawn.texts}
+    assert numbers == {"1": (9 / 40, 25 / 40), "2": (25 / 40, 7 / 40)}
+    assert figure.axes[-1].get_yticklabels()[-1].get_text() == "4"
+    assert "first 2" in words(figure) and "mean saliency" in words(figure)
+
+
+def test_nuclei_may_be_signed_summed_unranked_and_without_numbers():
+    labels = torch.zeros(40, 40, dtype=torch.int32)
+    labels[2:12, 20:30], labels[20:30, 4:14] = 1, 2
+    saliency = torch.full((40, 40), -2.0)
+    ranked = rank_nuclei(saliency, labels)
+    (_, drawn) = panels(plot.nuclei(PHOTO, labels, ranked[:1], by="sum", top=0, zoom=(0, 0, 0.5, 0.5)))
+    np.testing.assert_allclose(shown(drawn)[2, 20], mpl.colormaps[plot.SIGNED](0.0)[:3])
+    assert np.ptp(shown(drawn)[20, 4]) == pytest.approx(0)  # the second is not among the ranked
+    assert not drawn.texts and drawn.get_xlim() == (0, 0.5)
+    figure = plot.nuclei(PHOTO, labels, ranked, by="sum", percentile=100)
+    assert figure.axes[-1].get_yticklabels()[-1].get_text() == "200"
+
+
+def test_nuclei_that_do_not_fit_are_refused():
+    labels = torch.ones(40, 40, dtype=torch.int32)
+    ranked = rank_nuclei(torch.ones(40, 40), labels)
+    with pytest.raises(ValueError, match=r"^expected labels \(40, 40\), as the photograph, got \(20, 40\)$"):
+        plot.nuclei(PHOTO, labels[:20], ranked)
+    with pytest.raises(ValueError, match="^nothing to draw: got no nuclei$"):
+        plot.nuclei(PHOTO, labels, [])
+    with pytest.raises(ValueError, match="^the labels have no nucleus 1: expected those"):
+        plot.nuclei(PHOTO, 2 * labels, ranked)
+
+
 def test_spectra_are_relative_to_white_noise_and_symmetric():
     maps = torch.randn(6, 8, 10)
     (panel,) = panels(plot.spectrum({"m": power_spectrum(maps, window=False)}))
@@ -271,6 +319,7 @@ def test_structures_colour_what_they_cover_and_leave_the_rest_grey():
 
 
 MASKS = {name: torch.rand(40, 40) > 0.5 for name in ("tumour", "gland", "tumour_nuclei", "normal_nuclei", "lumen")}
+SQUARES = torch.arange(1, 26).view(5, 5).repeat_interleave(8, 0).repeat_interleave(8, 1)
 CURVES = Curves(torch.linspace(0, 1, 29), torch.rand(4, 29))
 FIGURES = {
     "maps": lambda: plot.maps({"layer1": torch.randn(8, 8), "layer2": torch.randn(4, 4)}, photo=PHOTO),
@@ -283,6 +332,7 @@ FIGURES = {
     "long legend": lambda: plot.by_layer({f"a rather long name, number {i}": {"layer1": 2.0} for i in range(5)}, "y"),
     "pictures": lambda: plot.pictures({"x": torch.randn(3, 8, 8), "y": torch.randn(1, 3, 8, 8)}),
     "structures": lambda: plot.structures(PHOTO, MASKS),
+    "nuclei": lambda: plot.nuclei(PHOTO, SQUARES, rank_nuclei(torch.randn(40, 40), SQUARES)),
     "curves": lambda: plot.curves({f"layer{i}": CURVES for i in range(8)}),
     "by_layer": lambda: plot.by_layer({"a": {f"layer{i}": float(i) for i in range(8)}, "b": {"layer1": 2.0}}, "y"),
 }
