@@ -311,14 +311,15 @@ def measure_maps(
         networks with that cue and for the clean ones.
     """
     found: dict[tuple[str, str, int, Case], dict[Quantity, list[float]]] = {}
+    weights = {place: fingerprint(model, surrogates.get(place)) for place, model in networks.items()}
     for cue in CUES:
         patches, masks = planted(cue, test, (1, 1), SEEDS["test"])
         wanted = [(name, number) for name, number in networks if name in (cue, CLEAN)]
         pieces = list(product(wanted, cases[cue], range(0, len(test), BATCH)))
         for (name, number), case, start in tqdm(pieces, desc=f"maps, {cue}", unit="piece", leave=False, mininterval=2):
-            key = f"{cue}/{name}/{number}/{case.key}/{start}"
+            model, some = networks[name, number], slice(start, start + BATCH)
+            key = f"{cue}/{name}/{weights[name, number]}/{case.key}/{start}"  # more networks are other pieces of work
             if key not in ledger:
-                model, some = networks[name, number], slice(start, start + BATCH)
                 fix = surrogates[name, number] if case.fix == "surrogate" else None if case.fix == NONE else case.fix
                 places = hidden_layers(model, prepared(patches.images[:1], model))
                 of_some = {structure: mask[some] for structure, mask in masks.items()}
@@ -558,9 +559,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for place, model in networks.items()
         if any(case.fix == "surrogate" for case in CASES.get(place[0], CASES[PEN]))
     }
-    settings = {count: getattr(arguments, count) for count in ("test", "limit")}
-    settings |= {"steps": STEPS, "weights": fingerprint(*networks.values(), *surrogates.values())}
-    ledger = Ledger(folders.weights / "measured.partial.jsonl", settings)
+    ledger = Ledger(folders.weights / "measured.partial.jsonl", {"limit": arguments.limit, "steps": STEPS})
     answered = {place: answers(model, test, SEEDS["test"]) for place, model in networks.items()}
     some = test[: arguments.limit]
     sloping = {place: slopes(model, some.images) for place, model in networks.items()}

@@ -132,7 +132,8 @@ def test_compared_by_hand():
     # First pair: 1 beats the two 0 (2 of 4), 3, 5 and 7 beat all: 14 of 16. Second: the two 5 beat all: 8 of 16.
     assert found["reveals"] == pytest.approx((14 / 16 + 8 / 16) / 2)
     assert found["reveals_least"] == 0.5
-    assert compared(clean[:1], cued[:1], torch.arange(4))["reveals_least"] == pytest.approx(2 / 16)
+    other_way = compared(clean, cued, torch.arange(4))
+    assert (other_way["reveals"], other_way["reveals_least"]) == (pytest.approx((2 / 16 + 8 / 16) / 2), 0.5)
 
 
 def test_detection_by_hand():
@@ -262,23 +263,24 @@ def test_networks_of_one_number_have_one_start_and_the_stored_weights(test_patch
 
 
 def test_a_run_goes_on_from_what_another_one_left(
-    small: TinyResNet, test_patches: Patches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    test_patches: Patches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     asked = []
 
     def counted(model, fix, method, images, masks, places, seed=0):
-        asked.append((list(masks)[0], fix, seed))
+        asked.append((list(masks)[0], fix in surrogates.values(), seed))
         return {("input", MARK, "share"): torch.arange(len(images)) + float(seed)}
 
     monkeypatch.setattr(shortcut, "map_values", counted)
     monkeypatch.setattr(shortcut, "BATCH", 10)
-    networks: dict[tuple[str, int], nn.Module] = {(CLEAN, 0): small, (PEN, 0): small, (STAIN, 0): small}
-    surrogates = dict.fromkeys(networks, "the surrogate")
+    names = (CLEAN, PEN, STAIN)
+    networks: dict[tuple[str, int], nn.Module] = {(name, 0): TinyResNet(1, (2, 2, 2, 2)) for name in names}
+    surrogates = {place: nn.Linear(1, 1) for place in networks}
     cases = {PEN: [Case("gradient", "surrogate")], STAIN: [Case("gradient")]}
     ledger = Ledger(tmp_path / "ledger", {})
     found = measure_maps(networks, surrogates, test_patches, cases, ledger)
-    assert len(asked) == 8 and asked[:2] == [(MARK, "the surrogate", 0), (MARK, "the surrogate", 10)]
-    assert asked[4] == ("tumour", None, 0)
+    assert len(asked) == 8 and asked[:2] == [(MARK, True, 0), (MARK, True, 10)]
+    assert asked[4] == ("tumour", False, 0)
     assert set(found) == {
         (cue, name, 0, cases[cue][0]) for cue, name in ((PEN, PEN), (PEN, CLEAN), (STAIN, STAIN), (STAIN, CLEAN))
     }
@@ -287,6 +289,10 @@ def test_a_run_goes_on_from_what_another_one_left(
     asked.clear()
     again = measure_maps(networks, surrogates, test_patches, cases, Ledger(ledger.path, {}))
     assert not asked and list(again) == list(found)
+    networks[PEN, 1] = TinyResNet(1, (2, 2, 2, 2))
+    surrogates[PEN, 1] = nn.Linear(1, 1)
+    measure_maps(networks, surrogates, test_patches, cases, Ledger(ledger.path, {}))
+    assert len(asked) == 2  # of the network that is new
 
 
 def test_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
