@@ -23,6 +23,7 @@ from smoothsal_lib.layers import HiddenLayer, hidden_layers, pooling_layers, str
 from smoothsal_lib.meta import MetaStep
 from smoothsal_lib.metrics import checkerboard_energy, deletion, insertion, power_spectrum, total_variation
 from smoothsal_lib.models import load_model, load_surrogate, top_classes
+from smoothsal_lib.regions import over_region
 
 try:
     __version__ = version("smoothsal-lib")
@@ -50,6 +51,7 @@ __all__ = [
     "load_model",
     "load_photo",
     "load_surrogate",
+    "over_region",
     "photo_names",
     "plot",
     "pooling_layers",

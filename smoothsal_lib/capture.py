@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 from smoothsal_lib.layers import INPUT, Record, as_leaf, check_images, check_output, explainable, resolve, trace
+from smoothsal_lib.regions import Region, as_region, over_region
 from smoothsal_lib.state import preserved
 
 Layers = str | nn.Module | Iterable[str | nn.Module]
@@ -42,22 +43,28 @@ def capture(
     target: Target = None,
     rule: AbstractContextManager[Any] | None = None,
     activations: bool = True,
+    region: Region | None = None,
 ) -> Capture:
     """Activation and gradient of many layers from one forward and one backward pass.
 
     Args:
-        model: a network that maps (N, C, H, W) to logits (N, classes). It runs in evaluation mode and is left as it
-            was.
+        model: a network that maps (N, C, H, W) to logits (N, classes), or to (N, classes, h, w) with a region. It runs
+            in evaluation mode and is left as it was.
         x: images (N, C, H, W), normalised as the model expects them.
         layers: ``"all"`` for every layer that :func:`hidden_layers` lists, or names, modules, or several of them;
             ``"input"`` is the picture itself. A module that is called several times counts with its last call.
         target: the class to explain: one for all images, or one an image; ``None`` takes the predicted class.
         rule: a backward rule of :mod:`smoothsal_lib.rules`; ``None`` leaves the gradient as it is.
         activations: whether to keep the layers' activations; without them less memory is needed.
+        region: the part of the picture whose mean logits are the score, see :func:`smoothsal_lib.over_region`.
 
     Raises:
-        TypeError, ValueError: for bad images, layers or targets, each with the offending value.
+        TypeError, ValueError: for bad images, layers, targets or regions, each with the offending value.
     """
+    if region is not None:
+        check_images(x, model)
+        with over_region(model, as_region(region, len(x))):
+            return capture(model, x, layers, target, rule, activations)
     with preserved(model), torch.inference_mode(False), torch.enable_grad():
         logits, records = forward(model, x, layers, rule, activations)
         target = check_target(target, logits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 from smoothsal_lib.capture import Capture, Layers, Target, capture, check_target, logits_of, record_activations
 from smoothsal_lib.contributions import NAMED, ExtractAggregate, extract_aggregate, fed, weight_contributions
 from smoothsal_lib.fixes import Fix, smoothed
-from smoothsal_lib.layers import as_baseline, check_images, hidden_layers, resolve
+from smoothsal_lib.layers import as_baseline, check_images, resolve
 from smoothsal_lib.lrp import relevance_network
 from smoothsal_lib.meta import MetaStep, as_step, capture_stepped, stepped
+from smoothsal_lib.regions import Region, as_region, over_region
 from smoothsal_lib.rules import Deconvnet, DeepLift, GuidedBackprop
 from smoothsal_lib.sampling import Sampling, SmoothGrad, as_sampling, sample
 
@@ -33,6 +35,7 @@ def explain(
     steps: int = 32,
     sampling: str | Sampling | None = None,
     meta: float | MetaStep | None = None,
+    region: Region | None = None,
 ) -> dict[str, Tensor]:
     """Attribute the score of a class to the units of every chosen layer.
 
@@ -70,11 +73,11 @@ def explain(
     ==========================  ===================================================================================
 
     Args:
-        model: a network from images (N, C, H, W) to logits (N, classes). It is run in evaluation mode and left as it
-            was.
+        model: a network from images (N, C, H, W) to logits (N, classes), or to logits (N, classes, h, w) for every
+            position, which need a ``region``. It is run in evaluation mode and left as it was.
         x: images (N, C, H, W), normalised as the model expects them; at any precision the model has.
         target: the class to explain, one for all images or one an image; ``None`` takes the class that the network,
-            repaired as ``fix`` says, predicts.
+            repaired as ``fix`` says, predicts; for a region that with the highest mean logit there.
         layers: ``"all"`` for what :func:`smoothsal_lib.hidden_layers` lists, names, modules, or several of them;
             ``"input"`` is the picture itself. For ``extract="weights"`` all are all 2-d convolutions.
         method: one of the tables, or an :class:`smoothsal_lib.ExtractAggregate`.
@@ -88,13 +91,15 @@ def explain(
             settings of your own; ``None`` looks once. The class is that of the picture as it is.
         meta: let the network take one step towards the class first: a learning rate, for second order, or a
             :class:`smoothsal_lib.MetaStep`.
+        region: for a dense network, the part of the picture whose mean logit of the class is the score: booleans or
+            weights, (H, W) for all pictures or (N, H, W), see :func:`smoothsal_lib.over_region`.
 
     Returns:
         ``{layer name: attribution (N, C, H, W)}`` in forward order for ``"all"``, else in the order given. Detached.
 
     Raises:
-        TypeError, ValueError: for bad images, layers, targets, fixes, methods or baselines, in one line; for a method
-            that the layer or network does not allow.
+        TypeError, ValueError: for bad images, layers, targets, fixes, methods, baselines or regions, in one line; for a
+            method that the layer or network does not allow, a dense network without a region, or any other with one.
         NotImplementedError: for ``deeplift`` on a network that calls a function without a rule.
         ModuleNotFoundError: for ``lrp`` without zennit.
     """
@@ -106,12 +111,16 @@ def explain(
     check_images(x, model)
     with torch.inference_mode(False), smoothed(model, fix):
         x = x.clone() if x.is_inference() else x.detach()
-        look = _Look(model, x, target, layers, as_baseline(baseline, x), steps)
+        regions = None if region is None else as_region(region, len(x))
+        look = _Look(model, x, target, layers, as_baseline(baseline, x), steps, regions)
         if sampling is None and step is None and method != "smooth_grad_cam++":
-            return run(look)
+            with look.scored():
+                return run(look)
         # The class is that of the picture as it is, whatever noise or learning does to it.
         names = "all" if isinstance(layers, str) and layers == "all" else resolve(model, layers)
-        look = replace(look, target=check_target(target, logits_of(model, x)), layers=names)
+        with look.scored():
+            logits = logits_of(model, x)
+        look = replace(look, target=check_target(target, logits), layers=names)
         if method == "smooth_grad_cam++":
             return _smooth_grad_cam_plus_plus(look, sampling or SmoothGrad(), step)
         return _learnt(look, run, step) if sampling is None else _sampled(look, run, sampling, step)
@@ -128,6 +137,7 @@ class _Look:
         layers: where.
         baseline: (N, C, H, W), what DeepLift and integrated gradients compare with.
         steps: of integrated gradients.
+        regions: (N, H, W), where a dense network's score is taken; ``None`` for a network with one score a class.
         rate: of an inner step that the derivative goes through as well; ``None`` for none.
     """
 
@@ -137,7 +147,18 @@ class _Look:
     layers: Layers
     baseline: Tensor
     steps: int
+    regions: Tensor | None = None
     rate: float | None = None
+
+    def scored(self) -> AbstractContextManager[None]:
+        """The context in which the network has one score a class for each of these pictures."""
+        return nullcontext() if self.regions is None else over_region(self.model, self.regions)
+
+    def at(self, x: Tensor, which: Tensor) -> _Look:
+        """The same look at other pictures: ``x[i]`` takes the place of picture ``which[i]``, its target and all."""
+        assert isinstance(self.target, Tensor)
+        regions = None if self.regions is None else self.regions[which.cpu()]
+        return replace(self, x=x, target=self.target[which], baseline=self.baseline[which], regions=regions)
 
     def capture(self, rule: str = "gradient", activations: bool = True) -> Capture:
         """Activation and gradient of every layer; for ``"deeplift"``, differences of activations and multipliers."""
@@ -174,12 +195,8 @@ def _sampled(look: _Look, run: Run, sampling: Sampling, step: MetaStep | None) -
 
     def many(images: Tensor) -> Attributions:
         nonlocal look
-        looks = len(images) // len(look.x)
-        assert isinstance(look.target, Tensor)
-        repeated = replace(
-            look, x=images, target=look.target.repeat(looks), baseline=look.baseline.repeat(looks, 1, 1, 1)
-        )
-        found = _learnt(repeated, run, step)
+        every = torch.arange(len(look.x), device=images.device).repeat(len(images) // len(look.x))
+        found = _learnt(look.at(images, every), run, step)
         look = replace(look, layers=list(found))  # what "all" means is found out only once
         return found
 
@@ -189,17 +206,18 @@ def _sampled(look: _Look, run: Run, sampling: Sampling, step: MetaStep | None) -
 def _learnt(look: _Look, run: Run, step: MetaStep | None) -> Attributions:
     """The attribution after an inner step, which every picture takes on its own; or without one."""
     if step is None:
-        return run(look)
-    assert isinstance(look.target, Tensor)
+        with look.scored():
+            return run(look)
     parts = []
-    for i in range(len(look.x)):
-        one = slice(i, i + 1)
-        single = replace(look, x=look.x[one], target=look.target[one], baseline=look.baseline[one])
-        if step.order == 2:
-            parts.append(run(replace(single, rate=step.rate)))
-        else:
-            with stepped(look.model, single.x, look.target[one], step.rate):
-                parts.append(run(single))
+    for one in torch.arange(len(look.x), device=look.x.device).split(1):
+        single = look.at(look.x[one], one)
+        assert isinstance(single.target, Tensor)
+        with single.scored():
+            if step.order == 2:
+                parts.append(run(replace(single, rate=step.rate)))
+            else:
+                with stepped(look.model, single.x, single.target, step.rate):
+                    parts.append(run(single))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -245,7 +263,8 @@ def _smooth_grad_cam_plus_plus(look: _Look, sampling: Sampling, step: MetaStep |
         return {name: _powers(g) for name, g in gradients.items()}
 
     means = _sampled(look, powers, sampling, step)
-    activations = record_activations(look.model, look.x, list(means))
+    with look.scored():
+        activations = record_activations(look.model, look.x, list(means))
     return _one_channel(
         {name: _weighted_by_curvature(activations[name], *mean.chunk(3, 1)) for name, mean in means.items()}
     )
@@ -287,7 +306,7 @@ def _cam(look: _Look) -> Attributions:
 def _lrp(look: _Look) -> Attributions:
     look.refuse_second_order("lrp")
     every = isinstance(look.layers, str) and look.layers == "all"
-    names = list(hidden_layers(look.model, look.x)) if every else resolve(look.model, look.layers)
+    names = list(record_activations(look.model, look.x)) if every else resolve(look.model, look.layers)
     with relevance_network(look.model) as network:
         found = capture(network, look.x, names, look.target, activations=False)
     scores = found.logits.gather(1, found.target[:, None])[..., None, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -163,6 +164,29 @@ def hidden_layers(model: nn.Module, x: Tensor) -> dict[str, HiddenLayer]:
     return {record.name: _described(record, grids[record.edge.node], x.shape[2:]) for record in found}
 
 
+def total_stride(model: nn.Module, x: Tensor) -> int:
+    """By how many pixels a picture must move for every map of a network to move by whole units.
+
+    The least common multiple of the strides of all maps, along both axes, those inside of blocks among them; 16 for a
+    ResNet whose last stage is 16 times smaller than the picture. It follows from the graph as described for
+    :class:`HiddenLayer`.
+
+    Args:
+        model: any network on images; its state is left untouched.
+        x: images (N, C, H, W) as the model expects them.
+
+    Raises:
+        TypeError, ValueError: for a model or images that make no sense; see :func:`check_images`.
+    """
+    check_images(x, model)
+    with preserved(model), torch.inference_mode(False), torch.enable_grad():
+        image = as_leaf(x[:1]).clone()
+        start = get_gradient_edge(image).node
+        top = check_output(trace(model, image, ())[0], dense=True).grad_fn
+        grids = _grids(top, start, x.shape[2:]) if top is not None else {}
+    return math.lcm(*(axis.stride for grid in grids.values() if grid is not None for axis in grid))
+
+
 @dataclass(frozen=True)
 class _Axis:
     """Where the units of a map stand along one axis of the picture: ``size`` of them, ``stride`` pixels apart."""
@@ -317,7 +341,7 @@ def trace(
 
 def explainable(records: list[Record], output: Any, start: Node) -> list[Record]:
     """Those of ``records`` that :func:`hidden_layers` lists, in forward order; the picture is the node ``start``."""
-    top = check_output(output).grad_fn
+    top = check_output(output, dense=True).grad_fn
     if top is None:  # the scores do not depend on the image
         return []
     crossed_by_all = _bottlenecks(top, start)
@@ -372,16 +396,21 @@ def _top_down(top: Node) -> list[Node]:
     return order
 
 
-def check_output(output: Any) -> Tensor:
+def check_output(output: Any, dense: bool = False) -> Tensor:
     """The network's logits, refused in one line when they are not of shape (N, classes).
+
+    Args:
+        output: what the network returned.
+        dense: whether logits for every position, (N, classes, h, w), will do too.
 
     Raises:
         ValueError: for any other output.
     """
-    if not isinstance(output, Tensor) or output.ndim != 2:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(f"expected the network to return logits of shape (N, classes), got {shape}")
-    return output
+    if isinstance(output, Tensor) and (output.ndim == 2 or (dense and output.ndim == 4)):
+        return output
+    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    hint = ": give a region, or use over_region, to say which part" if len(shape) == 4 else ""
+    raise ValueError(f"expected the network to return logits of shape (N, classes), got {shape}{hint}")
 
 
 def resolve(model: nn.Module, layers: str | nn.Module | Iterable[str | nn.Module]) -> list[str]:

@@ -3,8 +3,9 @@
     sal.explain(model, x, target, method="normgrad", meta=1e-3)
 
 θ' = θ - ε ∇_θ ℓ(x, c; θ) is the network after one step of gradient descent on the cross-entropy of class c for this one
-picture. What helps to tell c is strengthened, so the maps of two classes come from two networks and differ more than
-they did (class sensitivity). The map is that of f_c(x; θ'), of which there are two readings:
+picture (of a detector with a single logit, on that of what it detects). What helps to tell c is strengthened, so the
+maps of two classes come from two networks and differ more than they did (class sensitivity). The map is that of
+f_c(x; θ'), of which there are two readings:
 
 - **first order**: θ' is taken as given, and any method of :func:`smoothsal_lib.explain` is applied to the network that
   has it;
@@ -88,7 +89,7 @@ def stepped(model: nn.Module, x: Tensor, target: Tensor, rate: float) -> Iterato
     """
     with preserved(model), torch.inference_mode(False), torch.enable_grad():
         old, live = _live(model)
-        loss = F.cross_entropy(_with(model, live)(x.clone()), target)
+        loss = _loss(_with(model, live)(x.clone()), target)
         new = _after(live, torch.autograd.grad(loss, list(live.values()), allow_unused=True), rate)
     versions = [nn.Parameter(new[name].detach(), parameter.requires_grad) for name, parameter in old.items()]
     with replaced(model, zip(old.values(), versions, strict=True)):
@@ -121,7 +122,7 @@ def capture_stepped(
     with preserved(model), torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         _, live = _live(model)
         before, inner = forward(model, x, layers, nullcontext(), activations=False, run=_with(model, live))
-        loss = F.cross_entropy(before, target)
+        loss = _loss(before, target)
         gradients = torch.autograd.grad(loss, list(live.values()), create_graph=True, allow_unused=True)
         learnt = _with(model, _after(live, gradients, rate))
         logits, outer = forward(model, x, list(inner), rule, activations=True, run=learnt)
@@ -134,6 +135,11 @@ def capture_stepped(
                 raise ValueError(f"layer {name!r} has no influence on the score of the class")
             total[name] = direct if through_step is None else direct + through_step
     return Capture(logits.detach(), target, {name: record.value for name, record in outer.items()}, total)
+
+
+def _loss(logits: Tensor, target: Tensor) -> Tensor:
+    """ℓ: of one logit, -log sigmoid(f), since the softmax over a single class leaves nothing to learn."""
+    return F.cross_entropy(logits, target) if logits.shape[1] > 1 else -F.logsigmoid(logits).sum()
 
 
 def _live(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, Tensor]]:

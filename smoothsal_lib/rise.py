@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from smoothsal_lib.capture import check_target
 from smoothsal_lib.layers import check_images, check_output
 from smoothsal_lib.metrics.fidelity import probabilities
+from smoothsal_lib.regions import check_one_region
 from smoothsal_lib.state import preserved
 
 
@@ -27,7 +28,8 @@ def rise(
 ) -> Tensor:
     """How probable the class is, on average, when a pixel is seen (Petsiuk et al. 2018, arXiv 1806.07421).
 
-    With random masks m_k, values between 0 and 1, and p_c the softmax probability of class c,
+    With random masks m_k, values between 0 and 1, and p_c the softmax probability of class c (of a network with a
+    single output the sigmoid),
 
         M(u) = 1 / (K · keep) · Σ_k p_c(x ⊙ m_k) m_k(u)                                         (their equation 6)
 
@@ -56,6 +58,7 @@ def rise(
             than pixels along a side, or a ``keep`` that does not lie between 0 and 1.
     """
     check_images(x, model)
+    check_one_region(model)
     for name, count in {"masks": masks, "cells": cells, "batch": batch}.items():
         if not isinstance(count, int) or count < 1:
             raise ValueError(f"expected {name} as a whole number, at least 1, got {count!r}")
@@ -70,10 +73,11 @@ def rise(
         # Copies, because a network may begin with an in-place operation.
         logits = torch.cat([check_output(model(part.clone())) for part in x.split(batch)])
         classes = check_target(target, logits)
+        activation = "softmax" if logits.shape[1] > 1 else "sigmoid"
         for seen in _masks(masks, max(1, batch // len(x)), cells, keep, x, seed):
             for of, some in zip(torch.arange(len(x)).split(batch), x.split(batch), strict=True):
                 masked = (some[:, None] * seen.to(x.dtype)).flatten(0, 1)
-                found = probabilities(model(masked).to(precision)).view(len(some), len(seen), -1)
+                found = probabilities(model(masked).to(precision), activation).view(len(some), len(seen), -1)
                 scores = found.gather(2, classes[of, None, None].expand(-1, len(seen), 1))[..., 0]
                 total[of] += torch.einsum("nk,khw->nhw", scores, seen[:, 0])
     return (total / (masks * keep)).to(x.dtype)[:, None]

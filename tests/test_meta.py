@@ -493,3 +493,25 @@ class Branch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.unused(x)
         return self.first(x).square().mean((2, 3))
+
+
+def test_a_detector_learns_what_it_detects(x: Tensor) -> None:
+    """One logit is as good as two of which the other is 0: cross-entropy over the one alone would teach nothing."""
+    detector = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1))
+    detector = detector.double().eval()
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.detector = detector
+
+        def forward(self, x: Tensor) -> Tensor:
+            score = self.detector(x)
+            return torch.cat([torch.zeros_like(score), score], 1)
+
+    for meta in (MetaStep(0.5, order=1), MetaStep(0.5, order=2)):
+        found = sal.explain(detector, x, 0, "0", "gradient", None, meta=meta)["0"]
+        torch.testing.assert_close(
+            found, sal.explain(Two(), x, 1, "detector.0", "gradient", None, meta=meta)["detector.0"]
+        )
+        assert not torch.allclose(found, sal.explain(detector, x, 0, "0", "gradient", None)["0"])

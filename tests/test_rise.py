@@ -130,3 +130,11 @@ def test_a_network_that_begins_in_place_leaves_the_images_alone(x: Tensor):
     before = x.clone()
     rise(nn.Sequential(nn.ReLU(inplace=True), *build("residual")), x, masks=4)
     assert torch.equal(x, before)
+
+
+def test_a_single_output_counts_by_its_sigmoid():
+    class Detector(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.new_tensor([[3.0]]).log().expand(len(x), 1)  # a probability of 3/4
+
+    torch.testing.assert_close(rise(Detector(), WHITE, masks=4), rise(Constant(), WHITE, 1, masks=4))

@@ -14,6 +14,7 @@ from smoothsal_lib.capture import check_target
 from smoothsal_lib.extract import resize_map, saliency_map
 from smoothsal_lib.layers import check_images, check_output
 from smoothsal_lib.metrics.fidelity import probabilities
+from smoothsal_lib.regions import check_one_region
 from smoothsal_lib.state import preserved
 
 BASELINES = ("zero", "blur", "mean")
@@ -62,7 +63,8 @@ def insertion(
 
     Source: RISE (Petsiuk et al. 2018, arXiv 1806.07421); the defaults are those of Smooth Deep Saliency (arXiv
     2404.02282): 28 steps, which at 224 px are 1,792 pixels each, into a picture blurred by 11 Gaussian taps of
-    sigma 5. To score on a repaired network, call this inside ``with sal.smoothed(model, fix)``.
+    sigma 5. To score on a repaired network, call this inside ``with sal.smoothed(model, fix)``; a dense network on
+    part of the picture, inside ``with sal.over_region(model, region)``.
 
     Args:
         model: the network that is asked.
@@ -74,7 +76,7 @@ def insertion(
         steps: in how many steps, as equal as whole pixels allow.
         baseline: ``"zero"`` (the mean colour of a normalised picture), ``"blur"``, ``"mean"`` (each picture's own
             mean colour), or a tensor that broadcasts to ``x``.
-        activation: ``"softmax"``, or ``"sigmoid"`` for independent outputs.
+        activation: ``"softmax"``, or ``"sigmoid"`` for independent outputs, such as a detector's single one.
         batch: how many pictures go through the network at once.
 
     Returns:
@@ -220,12 +222,19 @@ def class_scores(
 
     Returns:
         (N, each) in float32, or float64 when the network computes in it.
+
+    Raises:
+        ValueError: for the softmax of a single output, which is always 1; for a dense network that has a region for
+            each picture.
     """
+    check_one_region(model)
     scores: list[Tensor] = []
     wanted = classes.repeat_interleave(each)
     done = 0
     for part in _rebatched(pictures, batch):
         logits = model(part)
+        if logits.shape[1] == 1 and activation == "softmax":
+            raise ValueError("the softmax of a single output is always 1: use activation='sigmoid'")
         # Under autocast the logits come in 16 bits, in which an area under a curve has two digits.
         found = probabilities(logits if logits.dtype == torch.float64 else logits.float(), activation)
         scores.append(found.gather(1, wanted[done : done + len(part), None])[:, 0])

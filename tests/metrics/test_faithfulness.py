@@ -341,3 +341,12 @@ def test_a_network_without_class_scores_is_refused_in_one_line(x: Tensor):
         insertion(nn.Conv2d(3, 2, 3).double(), x, torch.randn(3, 16, 16))
     with pytest.raises(TypeError, match="^expected the network as a torch.nn.Module, got function$"):
         insertion(lambda x: x, x, torch.randn(3, 16, 16))
+
+
+def test_the_softmax_of_a_single_output_is_refused():
+    model = nn.Sequential(nn.Conv2d(3, 1, 8), nn.Flatten())
+    x, maps = torch.randn(1, 3, 8, 8), torch.rand(1, 8, 8)
+    with pytest.raises(ValueError, match="^the softmax of a single output is always 1: use activation='sigmoid'$"):
+        insertion(model, x, maps, steps=2)
+    curves = insertion(model, x, maps, steps=2, activation="sigmoid")
+    assert curves.scores[0, -1].item() == pytest.approx(model(x).sigmoid().item())
