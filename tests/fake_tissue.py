@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import nn
 
 import smoothsal_lib as sal
 from smoothsal_lib.datasets.patches import STRUCTURES, Patches
 from smoothsal_lib.fixes import Surrogate
-from smoothsal_lib.models import TinyResNet, normalize
+from smoothsal_lib.models import DenseResNet, TinyResNet, normalize
+from smoothsal_lib.regions import over_region
 
 SIZE = 32
 
@@ -35,6 +38,15 @@ def detector() -> nn.Module:
     return found
 
 
+def segmenter() -> nn.Module:
+    """The same with four logits a pixel."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        return DenseResNet(4, (4, 6, 6, 8)).eval()
+
+
 def surrogate_of(model: nn.Module) -> Surrogate:
     """A surrogate that nobody took pains with."""
-    return sal.fit_surrogate(model, normalize(tissue().images.float() / 255), epochs=1, progress=False)
+    dense = isinstance(model, DenseResNet)
+    with over_region(model, torch.ones(SIZE, SIZE)) if dense else nullcontext():
+        return sal.fit_surrogate(model, normalize(tissue().images.float() / 255), epochs=1, progress=False)

@@ -3,8 +3,9 @@
 python -m smoothsal_lib.experiments.detectors --data FOLDER --out data/results
 
 Two detectors on tissue that neither has seen: the generated one, and that of GlaS's test patients. All maps explain the
-one logit, tumour. Insertion and deletion are scored on the unrepaired network, by its sigmoid, on patches that are
-tumour and that it calls so: what a map of a repaired network says of the original.
+one logit, tumour; those of the segmenter, of which noise alone is measured, its mean logit of tumour where there is
+tumour. Insertion and deletion are scored on the unrepaired network, by its sigmoid, on patches that are tumour and that
+it calls so: what a map of a repaired network says of the original.
 
 Errors are those over patients for generated tissue. GlaS's test set has too few patients with tumour for an error over
 them: there they are over pictures, and speak for other pictures of the same patients.
@@ -37,14 +38,15 @@ from smoothsal_lib.metrics import checkerboard_energy, deletion, insertion, tota
 from smoothsal_lib.metrics.detection import auc, auc_interval
 from smoothsal_lib.metrics.fidelity import prediction_difference
 from smoothsal_lib.metrics.sanity import random_maps
-from smoothsal_lib.models import load_model, load_surrogate
-from smoothsal_lib.training.detector import TEST_SEED
+from smoothsal_lib.models import DenseResNet, load_model, load_surrogate
+from smoothsal_lib.training.detector import CLASSES, TEST_SEED
 from smoothsal_lib.training.fidelity import all_logits
 
 NONE, RANDOM, HEMATOXYLIN, INTEGRATED = "none", "random", "hematoxylin", "integrated_gradients"
 TARGET = 0  # the only logit
 METHODS = ("gradient", "deeplift")
 SCORED = (INPUT, "layer1.1", "layer2.1", "layer3.1", "layer4.1")  # by insertion and deletion
+SEGMENTER = "tissue_segmenter"
 LAST = "layer4.1"  # where Grad-CAM is usually taken
 STEPS, PATH = 14, 16  # of insertion and deletion, and of integrated gradients
 BATCH = 25
@@ -123,8 +125,8 @@ class Detector:
 
     @property
     def weights(self) -> str:
-        """The first digits of a hash over the network's weights and its surrogate's."""
-        return fingerprint(self.model, *(fix for fix in self.fixes.values() if isinstance(fix, Surrogate)))
+        """See :func:`weights_of`."""
+        return weights_of(self.model, self.fixes)
 
     @property
     def facts(self) -> dict[str, str | int]:
@@ -153,15 +155,24 @@ def detectors(folder: Path | None, count: int, device: torch.device | str) -> It
         device: where the networks go.
     """
     # All networks first: that one of them is missing should be known before the others are measured.
-    networks = [(load_model(one.network), load_surrogate(one.network)) for one in SOURCES]
-    for source, (model, surrogate) in zip(SOURCES, networks, strict=True):
-        for network in (model, surrogate):
-            network.to(device).to(memory_format=torch.channels_last)
-        fixes: dict[str, str | Fix | None] = {NONE: None, "backward": "backward", "forward": "forward"}
-        fixes["surrogate"] = surrogate
+    networks = [repairable(one.network, device) for one in SOURCES]
+    for source, (model, fixes) in zip(SOURCES, networks, strict=True):
         patches = source.patches(folder, count)
         groups = grouped(patches.labels, all_logits(model, patches.images, None))
         yield Detector(source, model, fixes, patches, source.clusters(patches), groups)
+
+
+def weights_of(model: nn.Module, fixes: Mapping[str, str | Fix | None]) -> str:
+    """The first digits of a hash over a network's weights and its surrogate's."""
+    return fingerprint(model, *(fix for fix in fixes.values() if isinstance(fix, Surrogate)))
+
+
+def repairable(name: str, device: torch.device | str) -> tuple[nn.Module, dict[str, str | Fix | None]]:
+    """An embedded network and its repairs by name, ``"none"`` first."""
+    model, surrogate = load_model(name), load_surrogate(name)
+    for network in (model, surrogate):
+        network.to(device).to(memory_format=torch.channels_last)
+    return model, {NONE: None, "backward": "backward", "forward": "forward", "surrogate": surrogate}
 
 
 def grouped(labels: Tensor, logits: Tensor) -> dict[str, Tensor]:
@@ -238,12 +249,19 @@ def _digits(values: Tensor) -> list[float]:
 def noise(
     model: nn.Module, fixes: Mapping[str, str | Fix | None], methods: Sequence[str], some: Patches, start: int = 0
 ) -> Values:
-    """Total variation and checkerboard energy of the attributions at every layer."""
+    """Total variation and checkerboard energy of the attributions at every layer.
+
+    A segmenter explains why it sees tumour where there is tumour.
+    """
     x, found = prepared(some.images, model), Values()
     layers = (INPUT, *hidden_layers(model, x))
+    target, region = TARGET, None
+    if isinstance(model, DenseResNet):
+        target, region = CLASSES.index("tumour"), some.masks["tumour"]
     for fix, repair in fixes.items():
         for method in methods:
-            for layer, one in explain(model, x, TARGET, layers, method, repair, steps=PATH).items():
+            maps = explain(model, x, target, layers, method, repair, steps=PATH, region=region)
+            for layer, one in maps.items():
                 found[Quantity("total_variation", layer, fix, method)] = total_variation(one).cpu()
                 if min(one.shape[2:]) >= 4:  # it is not defined for maps of fewer than two cells a side
                     found[Quantity("checkerboard_energy", layer, fix, method)] = checkerboard_energy(one).cpu()
@@ -352,6 +370,7 @@ def main(argv: list[str] | None = None) -> None:
     given = {name: getattr(arguments, name) for name in counts}
     found: list[dict[str, object]] = []
     facts, ledgers = {}, []
+    segmenter, repairs = repairable(SEGMENTER, arguments.device)
     for detector in detectors(arguments.data, arguments.patches, arguments.device):
         name = detector.source.network
         settings = given | {
@@ -364,11 +383,16 @@ def main(argv: list[str] | None = None) -> None:
         ledgers.append(Ledger(arguments.out / f"{arguments.name}.{name}.partial.jsonl", settings))
         found += [{"network": name} | row for row in measure(detector, ledgers[-1], given)]
         facts[name] = detector.facts
+        if name == SOURCES[0].network:
+            chosen = evenly((detector.patches.labels > 0).nonzero()[:, 0], arguments.noise)
+            run = partial(noise, segmenter, repairs, METHODS)
+            values = in_pieces(detector.patches[chosen], ledgers[-1], f"{SEGMENTER}/noise", Quantity, run)
+            found += [{"network": SEGMENTER} | row for row in rows(values, detector.clusters[chosen])]
     save(
         arguments,
         sum(int(one["patches"]) for one in facts.values()),
         found,
-        model=", ".join(facts),
+        model=", ".join([*facts, SEGMENTER]),
         data="; ".join(source.data for source in SOURCES),
         detectors=facts,
         steps=STEPS,

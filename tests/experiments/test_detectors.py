@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fake_tissue import detector, surrogate_of, tissue
+from fake_tissue import detector, segmenter, surrogate_of, tissue
 from torch import Tensor, nn
 
 import smoothsal_lib as sal
@@ -56,8 +56,10 @@ def surrogate(model: nn.Module) -> Surrogate:
 @pytest.fixture
 def embedded(model: nn.Module, surrogate: Surrogate, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, str], None]:
     """Two detectors in the place of the trained ones, which may not be there; and their tissue."""
-    monkeypatch.setattr(detectors, "load_model", lambda name: model)
-    monkeypatch.setattr(detectors, "load_surrogate", lambda name: surrogate)
+    dense = segmenter()
+    models = {"tissue_segmenter": (dense, surrogate_of(dense))}
+    monkeypatch.setattr(detectors, "load_model", lambda name: models.get(name, (model, surrogate))[0])
+    monkeypatch.setattr(detectors, "load_surrogate", lambda name: models.get(name, (model, surrogate))[1])
     sources = (
         Source("tissue_resnet", "noise", lambda _, count: tissue(count), lambda some: some.patients, "patient"),
         Source("glas_resnet", "noise", lambda _, count: tissue(count), pictures, "picture"),
@@ -151,6 +153,16 @@ def test_noise_is_that_of_the_attributions(model: nn.Module, monkeypatch: pytest
     )
 
 
+def test_the_segmenter_explains_the_tumour_where_it_is() -> None:
+    dense, some = segmenter(), tissue(4)[1::2]
+    found = noise(dense, {NONE: None}, ("gradient",), some)
+    x = normalize(some.images.float() / 255).requires_grad_()
+    score = (dense(x)[:, 2] * some.masks["tumour"]).sum((1, 2)) / some.masks["tumour"].sum((1, 2))
+    (gradient,) = torch.autograd.grad(score.sum(), x)
+    key = Quantity("total_variation", "input", NONE, "gradient")
+    torch.testing.assert_close(found[key], sal.total_variation(gradient), rtol=1e-4, atol=1e-5)
+
+
 def test_all_maps_are_scored_on_the_unrepaired_network(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detectors, "STEPS", 3)
     some, layer = tissue(2), "layer2.1"
@@ -201,7 +213,7 @@ def test_record(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.partial.jsonl"))
     record = json.loads((tmp_path / "detectors.json").read_text())
     assert {"command", "versions", "device", "date"} <= set(record)
-    assert (record["images"], record["model"]) == (24, "tissue_resnet, glas_resnet")
+    assert record["images"] == 24 and record["model"] == "tissue_resnet, glas_resnet, tissue_segmenter"
     for name, over in (("tissue_resnet", "patient"), ("glas_resnet", "picture")):
         facts = record["detectors"][name]
         assert (facts["patches"], facts["patients"], facts["clusters"], facts["errors_over"]) == (12, 3, 3, over)
@@ -218,6 +230,8 @@ def test_record(tmp_path: Path) -> None:
     table = results.table("total_variation", "gradient", network="glas_resnet")
     assert list(table) == [NONE, "backward", "forward", "surrogate"]
     assert list(table[NONE])[:2] == ["input", "relu"] and len(table[NONE]) == 10
+    table = results.table("total_variation", "deeplift", network="tissue_segmenter")
+    assert list(table) == [NONE, "backward", "forward", "surrogate"] and "layer4.1" in table["surrogate"]
     areas = results.table("auc", columns="fix", rows="network")
     assert set(areas["surrogate"]) == {"tissue_resnet", "glas_resnet"}
 

@@ -163,7 +163,10 @@ def fixes_of_groups(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rows_by_hand() -> None:
-    """Four patches of two patients; the last has no tumour nuclei, where precision is not defined."""
+    """Four patches of two patients; the last has no tumour nuclei, where precision is not defined.
+
+    Nor is in the third what of the unrepaired map lies on nuclei: the change is that of the first two.
+    """
     nan = float("nan")
     plain = Quantity("average_precision", "tumour_nuclei", "input", NONE, "gradient", "mean")
     fixed, against = replace(plain, fix="backward"), Quantity("share", "lumen", "input", NONE, "gradient", "mean")
@@ -175,9 +178,11 @@ def test_rows_by_hand() -> None:
         fixed: torch.tensor([0.5, 0.6, 0.7, nan]),
         replace(fixed, blurred=True): torch.tensor([0.5, 0.5, 0.4, nan]),
         against: torch.zeros(4),
+        Quantity(AMONG, None, "input", NONE, "gradient", "mean"): torch.tensor([0.5, 0.4, nan, nan]),
+        Quantity(AMONG, None, "input", "backward", "gradient", "mean"): torch.tensor([0.6, 0.7, 0.9, nan]),
     }
     values = {one: numbers.double() for one, numbers in values.items()}
-    area, none_there, dye, unrepaired, repaired = rows(values, torch.tensor([0, 0, 1, 1]))
+    area, none_there, dye, unrepaired, repaired, _, among = rows(values, torch.tensor([0, 0, 1, 1]))
     assert (area["measure"], area["structure"], area["n"]) == (AREA, "tumour_nuclei", 4)
     assert (none_there["structure"], none_there["mean"]) == ("lumen", 0)
     assert dye["from_hematoxylin"] == 0 and dye["mean"] == pytest.approx(0.2, abs=1e-6)
@@ -195,6 +200,7 @@ def test_rows_by_hand() -> None:
     assert repaired["from_blurred_error"] == pytest.approx((2 * (2 / 36)) ** 0.5 / 3, rel=1e-4)
     assert repaired["from_hematoxylin"] == pytest.approx(0.4)
     assert "blurred" not in repaired
+    assert (among["n"], among["change"]) == (3, pytest.approx(0.2, abs=1e-6))
 
 
 def test_record(model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
