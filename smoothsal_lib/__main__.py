@@ -1,10 +1,10 @@
-"""``python -m smoothsal_lib evaluate`` and ``python -m smoothsal_lib report``."""
+"""``python -m smoothsal_lib evaluate``, ``... report`` and ``... slide``."""
 
 import sys
 
-from smoothsal_lib import evaluate, report
+from smoothsal_lib import evaluate, report, slide
 
-COMMANDS = {"evaluate": evaluate.main, "report": report.main}
+COMMANDS = {"evaluate": evaluate.main, "report": report.main, "slide": slide.main}
 
 
 def main() -> None:
@@ -16,7 +16,7 @@ def main() -> None:
         )
     try:
         COMMANDS[name](rest)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, ConnectionError, ModuleNotFoundError) as error:
         sys.exit(f"python -m smoothsal_lib {name}: {error}")
 
 
