@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
 from smoothsal_lib import fixes, rules, sampling
+from smoothsal_lib.camelyon import load_camelyon_model
 from smoothsal_lib.capture import Capture, capture
 from smoothsal_lib.contributions import ExtractAggregate, extract_aggregate
 from smoothsal_lib.datasets.photos import load_photo, photo_names
@@ -48,6 +49,7 @@ __all__ = [
     "fixes",
     "hidden_layers",
     "insertion",
+    "load_camelyon_model",
     "load_model",
     "load_photo",
     "load_surrogate",

@@ -7,6 +7,7 @@ import math
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -231,20 +232,22 @@ def caffe_pixels(x: Tensor) -> Tensor:
     return x * (255 * std) + (255 * mean - caffe)
 
 
-def _check_positions(positions: str) -> str:
+def check_positions(positions: str) -> str:
+    """Return ``positions``; raise a one-line ``ValueError`` for what is none of :data:`POSITIONS`."""
     if positions not in POSITIONS:
         raise ValueError(f"unknown positions {positions!r}: choose one of {', '.join(POSITIONS)}")
     return positions
 
 
-def _over_positions(scores: Tensor, positions: str) -> Tensor:
+def over_positions(scores: Tensor, positions: str) -> Tensor:
     """Scores (N, classes, h, w) of every window of a picture to logits (N, classes)."""
     if positions == "mean":
         return scores.mean((2, 3))
     return scores.flatten(2).logsumexp(2) - math.log(scores.shape[2] * scores.shape[3])
 
 
-def _check_window(x: Tensor) -> Tensor:
+def check_window(x: Tensor) -> Tensor:
+    """Return pictures (N, C, H, W); raise a one-line ``ValueError`` for some that are smaller than one window."""
     if min(x.shape[2:]) < WINDOW:
         raise ValueError(f"expected pictures of at least {WINDOW} x {WINDOW} pixels, got {tuple(x.shape[2:])}")
     return x
@@ -265,7 +268,7 @@ class CaffeVGG16(nn.Module):
 
     def __init__(self, positions: str = "mean") -> None:
         super().__init__()
-        self.positions = _check_positions(positions)
+        self.positions = check_positions(positions)
         self.features = torchvision_models.vgg16(num_classes=1, init_weights=False).features
         for module in self.features:
             if isinstance(module, nn.MaxPool2d):
@@ -282,8 +285,8 @@ class CaffeVGG16(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits, shape (N, 20), for normalised pictures (N, 3, H, W) of at least 224 pixels a side."""
-        scores = self.classifier(self.features(caffe_pixels(_check_window(x))))
-        return _over_positions(scores, self.positions)
+        scores = self.classifier(self.features(caffe_pixels(check_window(x))))
+        return over_positions(scores, self.positions)
 
 
 class CaffeResNet50(ResNet):
@@ -302,7 +305,7 @@ class CaffeResNet50(ResNet):
 
     def __init__(self, positions: str = "mean") -> None:
         super().__init__(Bottleneck, [3, 4, 6, 3], num_classes=len(VOC_CLASSES))
-        self.positions = _check_positions(positions)
+        self.positions = check_positions(positions)
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3)
         self.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True)
         for stage in (self.layer2, self.layer3, self.layer4):
@@ -312,9 +315,9 @@ class CaffeResNet50(ResNet):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits, shape (N, 20), for normalised pictures (N, 3, H, W) of at least 224 pixels a side."""
-        x = self.relu(self.bn1(self.conv1(caffe_pixels(_check_window(x)))))
+        x = self.relu(self.bn1(self.conv1(caffe_pixels(check_window(x)))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(self.maxpool(x)))))
-        return _over_positions(self.fc(self.avgpool(x)), self.positions)
+        return over_positions(self.fc(self.avgpool(x)), self.positions)
 
 
 def load_voc_model(arch: str, weights: str | Path, positions: str = "mean") -> nn.Module:
@@ -340,45 +343,67 @@ def load_voc_model(arch: str, weights: str | Path, positions: str = "mean") -> n
     """
     if arch not in VOC_FILES:
         raise ValueError(f"unknown network {arch!r}: choose one of {', '.join(VOC_FILES)}")
-    _check_positions(positions)
+    check_positions(positions)
     path = Path(weights)
     if not path.is_file():
         raise FileNotFoundError(
             f"no weights {str(path)!r}: {VOC_FILES[arch]} is published beneath dl.fbaipublicfiles.com/torchray"
         )
-    state = _read_state(path)
+    state, what = read_state(path), f"{arch} with {len(VOC_CLASSES)} outputs"
     model: Any
     if arch == "vgg16" and "classifier.2.weight" in state:
         # torchvision counts the dropout layers, Caffe does not.
         renamed = {"classifier.2": "classifier.3", "classifier.4": "classifier.6"}
         state = {re.sub(r"^classifier\.[24]", lambda old: renamed[old[0]], key): value for key, value in state.items()}
         model = CaffeVGG16(positions)
-        _load_checked(model, _as_convolutions(state, model), arch, path)
+        load_checked(model, as_convolutions(state, model), what, path)
         model.features[0].weight.data = model.features[0].weight.data.flip(1)  # from BGR, Caffe's order, to RGB
     elif arch == "resnet50" and "bn1.0.running_mean" in state:
         # Caffe normalises in one layer and rescales in another, which torch has in one.
         state = {re.sub(r"\b(bn\d|downsample\.1)\.[01]\.", r"\1.", key): value for key, value in state.items()}
         model = CaffeResNet50(positions)
-        _load_checked(model, _as_convolutions(state, model), arch, path)
+        load_checked(model, as_convolutions(state, model), what, path)
         model.conv1.weight.data = model.conv1.weight.data.flip(1)
     else:
         model = torchvision_models.get_model(arch, num_classes=len(VOC_CLASSES))
-        _load_checked(model, state, arch, path)
+        load_checked(model, state, what, path)
     model.categories = list(VOC_CLASSES)
     return model.eval()
 
 
-def _read_state(path: Path) -> Mapping[str, Tensor]:
+def read_state(path: Path, inside: Sequence[str] = ()) -> Mapping[str, Tensor]:
+    """The names and tensors that torch saved in a file.
+
+    Args:
+        path: of a state dict, or of a TorchScript archive.
+        inside: keys under which a checkpoint may hold its state dict.
+
+    Raises:
+        ValueError: for any other file.
+    """
     try:
+        if _is_torchscript(path):
+            return torch.jit.load(path, map_location="cpu").state_dict()
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (EOFError, RuntimeError, pickle.UnpicklingError):
         raise ValueError(f"{path.name} is no file that torch.load(weights_only=True) can read") from None
+    for key in inside:
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path.name} holds no state dict: expected names and tensors")
     return state
 
 
-def _as_convolutions(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def _is_torchscript(path: Path) -> bool:
+    """Whether the file is an archive of a scripted network, which only ``torch.jit.load`` reads."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def as_convolutions(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """The weights of linear layers in the shape of the convolutions that ``model`` has for them."""
     shapes = {name: value.shape for name, value in model.state_dict().items() if name.startswith(("classifier", "fc"))}
     return {
@@ -387,8 +412,18 @@ def _as_convolutions(state: Mapping[str, Tensor], model: nn.Module) -> dict[str,
     }
 
 
-def _load_checked(model: nn.Module, state: Mapping[str, Tensor], arch: str, path: Path) -> None:
-    """Load weights that must fit; torch's own message has a line for every tensor that does not."""
+def load_checked(model: nn.Module, state: Mapping[str, Tensor], what: str, path: Path) -> None:
+    """Load weights that must fit; torch's own message has a line for every tensor that does not.
+
+    Args:
+        model: written to.
+        state: names and tensors.
+        what: to call the network in an error.
+        path: to name there.
+
+    Raises:
+        ValueError: for the first tensor that is lacking, foreign or of another shape.
+    """
     expected = model.state_dict()
     lacking = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
     foreign = [name for name in state if name not in expected]
@@ -402,7 +437,7 @@ def _load_checked(model: nn.Module, state: Mapping[str, Tensor], arch: str, path
     else:
         model.load_state_dict(dict(state))
         return
-    raise ValueError(f"{path.name} does not fit a {arch} with {len(VOC_CLASSES)} outputs: {problem}")
+    raise ValueError(f"{path.name} does not fit a {what}: {problem}")
 
 
 def load_surrogate(name: str = EMBEDDED[0]) -> Surrogate:
