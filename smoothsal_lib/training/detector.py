@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from smoothsal_lib.datasets import glas, tissue
 from smoothsal_lib.datasets.patches import Patches
 from smoothsal_lib.datasets.stains import jitter
+from smoothsal_lib.fixes import Fix
 from smoothsal_lib.metrics.detection import auc, auc_interval
 from smoothsal_lib.metrics.structures import average_precision
 from smoothsal_lib.models import DenseResNet, TinyResNet, load_model, normalize, save_weights
@@ -33,6 +34,7 @@ from smoothsal_lib.training.fidelity import all_logits
 from smoothsal_lib.training.loop import Descent, epoch_seed, make_optimizer, one_cycle, resumable
 
 MODULE = "smoothsal_lib.training.detector"
+GENERATED = 6000  # patches to train on
 WIDTHS = (16, 32, 64, 96)
 CLASSES = ("stroma", "gland", "tumour", "lumen")  # of a pixel, in the order of the segmenter's outputs
 CATEGORIES = {"tissue_resnet": ("tumour",), "glas_resnet": ("tumour",), "tissue_segmenter": CLASSES}
@@ -250,8 +252,8 @@ def by_patch_and_picture(scores: Tensor, colours: Tensor, patches: Patches) -> d
 
 
 @torch.no_grad()
-def segmentation_figures(model: nn.Module, patches: Patches) -> dict[str, Any]:
-    """How good a segmenter is, over all pixels of the patches together.
+def segmentation_figures(model: nn.Module, patches: Patches, fix: str | Fix | None = None) -> dict[str, Any]:
+    """How good a segmenter, repaired by ``fix``, is over all pixels of the patches together.
 
     Returns:
         ``cases``, ``patients``, ``accuracy`` (share of the pixels whose class is right), ``share`` (of the pixels, by
@@ -259,7 +261,7 @@ def segmentation_figures(model: nn.Module, patches: Patches) -> dict[str, Any]:
         it, ``None`` where there are none), and ``tumour_average_precision`` of the probability of tumour.
     """
     wanted = pixel_classes(patches.masks)
-    logits = all_logits(model, patches.images, None)
+    logits = all_logits(model, patches.images, fix)
     n = len(CLASSES)
     table = torch.bincount((wanted.long() * n + logits.argmax(1)).flatten(), minlength=n * n).view(n, n).double()
     both, either = table.diag(), table.sum(0) + table.sum(1) - table.diag()
@@ -275,7 +277,7 @@ def segmentation_figures(model: nn.Module, patches: Patches) -> dict[str, Any]:
     }
 
 
-def load_patches(name: str, part: str, data: Path | None = None, count: int = 6000) -> Patches:
+def load_patches(name: str, part: str, data: Path | None = None, count: int = GENERATED) -> Patches:
     """What a network is trained (``part`` "train"), watched ("val") or judged by ("test").
 
     Args:
@@ -499,7 +501,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--epochs", type=int, default=Recipe.epochs)
     parser.add_argument("--seed", type=int, default=Recipe.seed)
-    parser.add_argument("--patches", type=int, default=6000, help="how many to generate for training; not for GlaS")
+    parser.add_argument(
+        "--patches", type=int, default=GENERATED, help="how many to generate for training; not for GlaS"
+    )
     parser.add_argument("--cross-validate", action="store_true", help="GlaS: a network for each fold of patients")
     parser.add_argument("--evaluate", action="store_true", help="train nothing: measure the embedded weights")
     arguments = parser.parse_args(argv)

@@ -1,10 +1,11 @@
 """Fit a surrogate to an embedded network and measure it, or compare the two recipes.
 
 python -m smoothsal_lib.training.surrogate --data FOLDER --out data
+python -m smoothsal_lib.training.surrogate --model tissue_resnet --out data
 python -m smoothsal_lib.training.surrogate --data FOLDER --out data --compare
 
-The first writes the weights, a model card and ``results/NAME_surrogate.json``; it can be killed and started again. The
-second fits by both recipes, writes ``results/surrogate_recipes.json`` and leaves the weights alone.
+The first two write the weights, a model card and ``results/NAME_surrogate.json``; they can be killed and started again.
+The last fits by both recipes, writes ``results/surrogate_recipes.json`` and leaves the weights alone.
 """
 
 from __future__ import annotations
@@ -20,19 +21,68 @@ from torch import Tensor, nn
 
 from smoothsal_lib.datasets import tiny_imagenet
 from smoothsal_lib.fixes.surrogate import Surrogate, fit_surrogate
+from smoothsal_lib.metrics.detection import auc
+from smoothsal_lib.metrics.fidelity import agreement, prediction_difference
 from smoothsal_lib.models import load_model, normalize
 from smoothsal_lib.record import provenance
-from smoothsal_lib.training.fidelity import measure
+from smoothsal_lib.training import detector
+from smoothsal_lib.training.fidelity import all_logits, measure
 
 MODULE = "smoothsal_lib.training.surrogate"
+DATA = {
+    "tiny_resnet": "tiny-imagenet-100: training split to fit, validation to measure",
+    "tissue_resnet": "generated tissue: patches it was trained on to fit, other patients to measure",
+    "tissue_segmenter": "generated tissue: patches it was trained on to fit, other patients to measure",
+    "glas_resnet": "GlaS: patients it was trained on to fit, the others to measure",
+}
 
 
-def training_images(images: int, data: Path | None) -> Tensor:
-    """That many pictures of the training split, without their labels: (N, 3, 64, 64), normalised."""
-    return normalize(tiny_imagenet.load_split("train", data, images)[0].float() / 255)
+def training_images(name: str, images: int, data: Path | None) -> Tensor:
+    """That many pictures of those the network was trained on, without their labels: (N, 3, H, W), normalised."""
+    if name == "tiny_resnet":
+        pictures = tiny_imagenet.load_split("train", data, images)[0]
+    else:
+        pictures = detector.load_patches(name, "train", data, images).images
+        pictures = pictures[tiny_imagenet.evenly(len(pictures), images)]
+    return normalize(pictures.float() / 255)
 
 
-def fit_and_measure(model: nn.Module, images: Tensor, data: Path | None, **options: Any) -> tuple[Surrogate, dict]:
+def fidelity(name: str, model: nn.Module, surrogate: Surrogate, data: Path | None) -> dict[str, Any]:
+    """How good the repaired network is and how far from the original, on pictures that neither has learnt from.
+
+    Returns:
+        ``agreement``, the share of the pictures (for a segmenter, of the pixels) of which both say the same;
+        ``prediction_difference``; and how good either is, ``..._original`` being the network without the surrogate:
+        ``top1`` of a classifier; ``auc`` of a detector, whose decision is at logit 0; ``accuracy`` of the pixels,
+        ``iou`` and ``tumour_average_precision`` of a segmenter.
+    """
+    if name == "tiny_resnet":
+        rows = measure(model, *tiny_imagenet.load_split("val", data), {"original": None, "surrogate": surrogate})
+        return {**rows["surrogate"], "top1_original": rows["original"]["top1"]}
+    patches = detector.load_patches(name, "test", data)
+    original, repaired = (all_logits(model, patches.images, fix) for fix in (None, surrogate))
+    if name == "tissue_segmenter":
+        original, repaired = (logits.movedim(1, -1).flatten(0, -2) for logits in (original, repaired))
+        found: dict[str, Any] = {}
+        for suffix, fix in (("_original", None), ("", surrogate)):
+            figures = detector.segmentation_figures(model, patches, fix)
+            found |= {f"{key}{suffix}": figures[key] for key in ("accuracy", "iou", "tumour_average_precision")}
+        difference = prediction_difference(original, repaired)
+    else:
+        found = {"auc_original": auc(original[:, 0], patches.labels), "auc": auc(repaired[:, 0], patches.labels)}
+        difference = prediction_difference(original, repaired, activation="sigmoid")
+        # With a logit of 0 for "no tumour", the highest one is the decision at 0.
+        original, repaired = (torch.cat([torch.zeros_like(logits), logits], 1) for logits in (original, repaired))
+    return {
+        "agreement": agreement(original, repaired).double().mean().item(),
+        "prediction_difference": difference.double().mean().item(),
+        **found,
+    }
+
+
+def fit_and_measure(
+    name: str, model: nn.Module, images: Tensor, data: Path | None, **options: Any
+) -> tuple[Surrogate, dict]:
     """Fit with the given options of :func:`fit_surrogate`; what the fit took, and how far the result is from ``model``.
 
     The weights are rounded to half precision first, as they are stored. Seconds are those of the fit alone.
@@ -41,13 +91,10 @@ def fit_and_measure(model: nn.Module, images: Tensor, data: Path | None, **optio
     surrogate = fit_surrogate(model, images, **options)
     seconds = time.perf_counter() - started
     surrogate.half().float()
-    val_images, labels = tiny_imagenet.load_split("val", data)
-    rows = measure(model, val_images, labels, {"original": None, "surrogate": surrogate})
     return surrogate, {
         **surrogate.record,
         "seconds": seconds,
-        **rows["surrogate"],
-        "top1_original": rows["original"]["top1"],
+        **fidelity(name, model, surrogate, data),
         "errors": surrogate.errors,
     }
 
@@ -58,14 +105,13 @@ A bilinear surrogate (Smooth Deep Saliency, arXiv 2404.02282) for `{name}`: it s
 convolutions, all but the stem, and leaves the rest of the network as it is. {parameters:,} parameters, stored in half
 precision.
 
-- **Fitted** by `{command}` to {images} pictures of tiny-imagenet-100's training split, without labels:
+- **Fitted** by `{command}`
+  to {images} {pictures}, without labels:
   {presentations:,} presentations, {seconds:.0f} s on {device}.
-- **Top-1** on the 5,000 validation images at 64 px: {top1:.2%}; the original has {top1_original:.2%}. Both name the
-  same class for {agreement:.1%} of the images; the mean prediction difference is {prediction_difference:.3f} (of 2).
-- **Terms**: the weights are the project's own (MIT). The data is under ImageNet's terms (non-commercial research); no
-  picture of it is stored here.
+{quality}
+- **Terms**: {terms}
 - **Limits**: it belongs to these weights of `{name}` and to no others. Its maps are exact for the repaired network,
-  which is not the original.
+  which is not the original.{limits}
 
 Error of each stage, relative to the spread of the output it imitates, on the pictures kept out of the fit (every 8th;
 0 is perfect, 1 as bad as a constant):
@@ -75,15 +121,40 @@ Error of each stage, relative to the spread of the output it imitates, on the pi
 {rows}
 """
 
+CLASSIFIED = """\
+- **Top-1** on the 5,000 validation images at 64 px: {top1:.2%}; the original has {top1_original:.2%}. Both name the
+  same class for {agreement:.1%} of the images; the mean prediction difference is {prediction_difference:.3f} (of 2)."""
+DETECTED = """\
+- **AUC** on patches of patients that neither has seen: {auc:.3f}; the original has {auc_original:.3f}. Both decide
+  alike, at logit 0, for {agreement:.1%} of the patches; the mean prediction difference is
+  {prediction_difference:.3f} (of 1)."""
+SEGMENTED = """\
+- **Accuracy** on patches of other patients: {accuracy:.1%} of the pixels; the original has {accuracy_original:.1%}.
+  Both name the same class for {agreement:.1%} of the pixels; the mean prediction difference is
+  {prediction_difference:.3f} (of 2)."""
+IMAGENET_TERMS = """\
+the weights are the project's own (MIT). The data is under ImageNet's terms (non-commercial research); no
+  picture of it is stored here."""
+
 
 def write_card(name: str, surrogate: Surrogate, record: dict[str, Any], out: Path) -> None:
     """Write ``NAME_surrogate.md`` beside the weights: what they are, what they were made from, how good they are."""
     rows = [f"| {layer} | {error['l1']:.3f} | {error['l2']:.3f} |" for layer, error in surrogate.errors.items()]
+    quality, pictures, terms, limits = {
+        "tiny_resnet": (CLASSIFIED, "pictures of tiny-imagenet-100's training split", IMAGENET_TERMS, ""),
+        "tissue_resnet": (DETECTED, "patches of generated tissue", detector.TISSUE_TERMS, ""),
+        "tissue_segmenter": (SEGMENTED, "patches of generated tissue", detector.TISSUE_TERMS, ""),
+        "glas_resnet": (DETECTED, "patches of GlaS's training patients", detector.GLAS_TERMS, " Not for the clinic."),
+    }[name]
     card = CARD.format(
         **record,
         name=name,
         count=len(surrogate.layers),
         parameters=sum(p.numel() for p in surrogate.parameters()),
+        quality=quality.format(**record),
+        pictures=pictures,
+        terms=terms,
+        limits=limits,
         rows="\n".join(rows),
     )
     (out / f"{name}_surrogate.md").write_text(card)
@@ -91,8 +162,9 @@ def write_card(name: str, surrogate: Surrogate, record: dict[str, Any], out: Pat
 
 def compare(model: nn.Module, arguments: argparse.Namespace) -> dict[str, dict]:
     """One row a recipe: ours with and without its gradient descent, and the paper's."""
-    few = training_images(arguments.images, arguments.data)
-    paper = training_images(arguments.paper_images, arguments.data)
+    name = arguments.model
+    few = training_images(name, arguments.images, arguments.data)
+    paper = training_images(name, arguments.paper_images, arguments.data)
     fits: dict[str, tuple[Tensor, dict[str, Any]]] = {
         "least squares": (few, {}),
         "least squares, no descent": (few, {"epochs": 0}),
@@ -102,7 +174,7 @@ def compare(model: nn.Module, arguments: argparse.Namespace) -> dict[str, dict]:
     for title, (images, options) in fits.items():
         checkpoint = arguments.out / f"surrogate_{len(rows)}.checkpoint.pt"
         _, rows[title] = fit_and_measure(
-            model, images, arguments.data, seed=arguments.seed, checkpoint=checkpoint, **options
+            name, model, images, arguments.data, seed=arguments.seed, checkpoint=checkpoint, **options
         )
         checkpoint.unlink(missing_ok=True)
         print(title, {key: value for key, value in rows[title].items() if isinstance(value, (int, float))})
@@ -112,9 +184,11 @@ def compare(model: nn.Module, arguments: argparse.Namespace) -> dict[str, dict]:
 def main(argv: list[str] | None = None) -> None:
     """The command line; ``--help`` lists the options."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", default="tiny_resnet")
+    parser.add_argument("--model", choices=tuple(DATA), default="tiny_resnet")
     parser.add_argument("--images", type=int, default=512, help="how many pictures of the training split to fit to")
-    parser.add_argument("--data", type=Path, help="folder with tiny-imagenet-100 (default: $SMOOTHSAL_DATA)")
+    parser.add_argument(
+        "--data", type=Path, help="folder with tiny-imagenet-100, or with GlaS (default: $SMOOTHSAL_DATA)"
+    )
     parser.add_argument("--out", type=Path, default=Path("data"), help="where weights, card and record go")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
@@ -123,7 +197,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     model = load_model(arguments.model).to(arguments.device)
     (arguments.out / "results").mkdir(parents=True, exist_ok=True)
-    common = {"model": arguments.model, "data": "tiny-imagenet-100: training split to fit, validation to measure"}
+    common = {"model": arguments.model, "data": DATA[arguments.model]}
     if arguments.compare:
         command = f"{MODULE} --compare --images {arguments.images} --paper-images {arguments.paper_images}"
         record = {**provenance(command, arguments.device), **common, "recipes": compare(model, arguments)}
@@ -132,8 +206,9 @@ def main(argv: list[str] | None = None) -> None:
         command = f"{MODULE} --model {arguments.model} --images {arguments.images} --seed {arguments.seed}"
         checkpoint = arguments.out / f"{arguments.model}_surrogate.checkpoint.pt"
         surrogate, measured = fit_and_measure(
+            arguments.model,
             model,
-            training_images(arguments.images, arguments.data).to(arguments.device),
+            training_images(arguments.model, arguments.images, arguments.data).to(arguments.device),
             arguments.data,
             seed=arguments.seed,
             checkpoint=checkpoint,

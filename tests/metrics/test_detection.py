@@ -62,9 +62,9 @@ def test_infinite_scores_are_scores():
 
 def test_the_interval_is_that_of_drawn_patients():
     """Three patients have 27 draws, few enough to count them all."""
-    scores = torch.tensor([1.0, 4.0, 2.0, 5.0, 3.0, 0.5])
-    labels = torch.tensor([0, 1, 0, 1, 1, 0])
-    patients = torch.tensor([10, 10, 20, 20, -5, -5])
+    scores = torch.tensor([1.0, 4.0, 2.0, 5.0, 3.0, 0.5, 4.5, 6.0])
+    labels = torch.tensor([0, 1, 0, 1, 1, 0, 0, 0])
+    patients = torch.tensor([10, 10, 20, 20, -5, -5, 20, 20])
     everything = []
     for drawn in itertools.product((10, 20, -5), repeat=3):
         chosen = torch.cat([(patients == patient).nonzero()[:, 0] for patient in drawn])
