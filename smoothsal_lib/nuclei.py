@@ -29,7 +29,7 @@ SMOOTHING = 0.5  # of the hematoxylin and of the distances to the rim, against n
 SURROUNDINGS = 12.0  # whose mean a nucleus is darker than
 BLOBS = (1.0, 1.4, 2.0, 2.8)  # whose Laplacians answer to nuclei of radii up to 4
 # Square micrometres.
-SMALLEST = 12.0  # nucleus
+SMALLEST = 10.0  # nucleus
 HOLE = 12.0  # that is filled: pale chromatin, not a gap between nuclei
 # Of hematoxylin.
 SHARE_OF_OTSU = 0.85  # stroma and lumen pull Otsu's threshold above that of the paler nuclei
@@ -223,7 +223,6 @@ def _unit(values: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[Any]:
 def _mask(hematoxylin: NDArray[np.float32], mpp: float) -> NDArray[np.bool_]:
     least = max(SHARE_OF_OTSU * float(threshold_otsu(hematoxylin)), PALEST)
     dark = (hematoxylin > least) & (hematoxylin > ndimage.gaussian_filter(hematoxylin, SURROUNDINGS / mpp))
-    dark = ndimage.binary_opening(dark)  # cuts threads of a pixel or two
     return _larger(~_larger(~dark, HOLE / mpp**2), SMALLEST / mpp**2)
 
 

@@ -53,19 +53,33 @@ def test_nuclei_that_touch_are_cut_apart(gap: int):
     assert torch.equal(mask, nuclear_mask(tissue((50, 40, 9, 8), (50, 40 + gap, 9, 8)), MPP))
 
 
-def test_a_dark_nucleus_on_a_crowd_is_told_apart_by_its_colour():
-    """In an even band there is no rim between the nuclei: their middles are darker."""
+def test_nuclei_without_a_gap_are_told_apart_by_their_colour():
+    """In an even band there is no rim between nuclei, but their middles are darker."""
     densities = torch.zeros(3, 60, 120)
     densities[0], densities[1] = 0.05, 0.2
-    densities[0, 24:38] = 0.4
     columns = torch.arange(120.0)
-    densities[0, 24:38] += 0.25 * torch.cos(2 * math.pi * (columns - 10) / 20)  # middles at 10, 30, ..., 110
-    labels = segment_nuclei((255 * mix(densities)).round().to(torch.uint8), MPP)
+    densities[0, 23:37] = 0.4 + 0.12 * torch.cos(2 * math.pi * (columns - 10) / 20)  # middles at 10, 30, ..., 110
+    image = (255 * mix(densities)).round().to(torch.uint8)
+    assert nuclear_mask(image, MPP)[30].all()
+    labels = segment_nuclei(image, MPP)
     assert sorted(round(column / 20 - 0.5) for _, column in centres(labels)) == [0, 1, 2, 3, 4, 5]
 
 
+def test_where_a_section_is_thick_a_nucleus_is_darker_than_what_surrounds_it():
+    """The right side is as dark as the nucleus on the left side."""
+    densities = torch.zeros(3, 100, 160)
+    densities[0] = torch.linspace(0, 0.9, 160).clamp(max=0.5)
+    for column in (25, 130):
+        rows, columns = ellipse(50, column, 8, 8)
+        densities[0, rows, columns] += 0.5
+    mask = nuclear_mask((255 * mix(densities)).round().to(torch.uint8), MPP)
+    for left, right in ((15, 35), (120, 140)):
+        assert mask[30:70, left:right].sum() == pytest.approx(math.pi * 64, rel=0.5)
+    assert not mask[:, 35:50].any() and not mask[:, 145:].any()
+
+
 def test_what_is_too_small_is_no_nucleus():
-    """12 square micrometres are 48 pixels: radius 3 covers 29 of them, and radius 5 covers 81."""
+    """10 square micrometres are 40 pixels: radius 3 covers 29 of them, and radius 5 covers 81."""
     assert len(centres(segment_nuclei(tissue((30, 30, 3, 3), (70, 70, 5, 5)), MPP))) == 1
 
 
