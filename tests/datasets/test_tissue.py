@@ -206,6 +206,14 @@ def test_colour_does_not_tell_the_label(patches: Patches):
         assert abs(float(auc(statistics[:, k], patches.labels)) - 0.5) < 0.2, k
 
 
+def test_there_is_room_for_four_patches_of_each_label_at_any_size():
+    for size in range(48, 400):
+        near = 2 * -(-(size // 3) // (size // 12)) - 1  # places in a row, of those a step apart, nearer than size // 3
+        assert 3 * near**2 <= tissue.TAKEN, size
+    odd = tissue.patches(8, 59, seed=3)
+    assert odd.images.shape == (8, 3, 59, 59) and len(odd.images.flatten(1).unique(dim=0)) == 8
+
+
 # --- bad input --------------------------------------------------------------------------------------------------------
 
 

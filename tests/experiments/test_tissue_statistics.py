@@ -15,10 +15,12 @@ from smoothsal_lib.datasets.patches import Patches
 from smoothsal_lib.datasets.tissue import KINDS, TUMOUR
 from smoothsal_lib.experiments import tissue_statistics
 from smoothsal_lib.experiments.tissue_statistics import (
-    COLOURS,
-    MEANS,
+    FEATURES,
     colour_leak,
     exact_statistics,
+    histogram,
+    mean_and_spread,
+    mean_colour,
     nuclei_statistics,
     picture_statistics,
     rows,
@@ -89,10 +91,10 @@ def test_pictures_of_one_patient_are_one_case():
 def test_colour_leaks_where_it_does_and_nowhere_else():
     generator = torch.Generator().manual_seed(0)
     told = torch.tensor([120.0, 80, 140]) + 20 * (torch.arange(200) % 2)[:, None]
-    assert colour_leak(with_colours(told), with_colours(told.flip(0).roll(1, 0)), MEANS)["mean"] == 1
+    assert colour_leak(with_colours(told), with_colours(told.flip(0).roll(1, 0)), mean_colour)["mean"] == 1
     random = [120 + 10 * torch.randn(200, 3, generator=generator) for _ in range(2)]
-    for columns in (MEANS, COLOURS):
-        found = colour_leak(with_colours(random[0]), with_colours(random[1]), columns)
+    for features in FEATURES.values():
+        found = colour_leak(with_colours(random[0]), with_colours(random[1]), features)
         assert 0.35 < found["mean"] < 0.65  # four standard errors of an AUC of 200
         assert found["low"] < found["mean"] < found["high"]
 
@@ -103,8 +105,19 @@ def test_a_spread_leaks_only_to_those_who_see_it():
     wide = 5 + 10 * (torch.arange(200) % 2)[:, None, None, None]
     images = (128 + wide * noise).round().clamp(0, 255).to(torch.uint8)
     patches = Patches(images, torch.arange(200) % 2, torch.arange(200) // 4)
-    assert colour_leak(patches, patches, COLOURS)["mean"] > 0.999
-    assert colour_leak(patches, patches, MEANS)["mean"] < 0.75
+    assert colour_leak(patches, patches, mean_and_spread)["mean"] > 0.999
+    assert colour_leak(patches, patches, mean_colour)["mean"] < 0.75
+
+
+def test_features_by_hand():
+    image = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
+    image[0, 1] = torch.tensor([[15, 16], [255, 255]])
+    assert mean_colour(image)[0].tolist() == pytest.approx([0, 541 / 4 / 255, 0])
+    spread = torch.tensor([15.0, 16, 255, 255]).std(correction=0).item() / 255
+    assert mean_and_spread(image)[0].tolist() == pytest.approx([0, 541 / 4 / 255, 0, 0, spread, 0])
+    red, green, blue = histogram(image)[0].chunk(3)
+    assert red.tolist() == blue.tolist() == [1] + 15 * [0]
+    assert green.tolist() == [0.25, 0.25, *13 * [0], 0.5]
 
 
 def test_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -124,6 +137,6 @@ def test_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         assert found["generated", what, "nucleus_area_um2"]["n"] == 2
     exact = [found["generated, exact", kind, "nuclei_per_mm2"] for kind in KINDS]
     assert [row["n"] for row in exact] == [4, 2, 4, 4]
-    for what in ("mean colour", "mean and spread of colour"):
+    for what in FEATURES:
         row = found["generated", what, "auc"]
         assert 0 <= row["low"] <= row["mean"] <= row["high"] <= 1 and row["n"] == 16
