@@ -82,4 +82,14 @@ def test_spread_alone_is_seen():
     calm, rough = (made(torch.full((60, 3), 128.0), labels, noise, seed=noise) for noise in (5, 20))
     images = torch.where((labels == 1)[:, None, None, None], rough.images, calm.images)
     patches = Patches(images, labels, torch.arange(60))
-    assert auc(colour_scores(patches[:30], patches[30:]), labels[30:]) > 0.99
+    scores = colour_scores(patches[:30], patches[30:])
+    assert torch.equal(scores > 0, labels[30:] == 1)
+
+
+def test_other_patches_are_standardised_as_those_that_were_learnt_from():
+    patches = made(128 + 40 * torch.randn(30, 3), torch.arange(30) % 2, noise=8)
+    train, test = patches[:20], patches[20:24]
+    known, new = colour_statistics(train.images), colour_statistics(test.images)
+    standard = [(values - known.mean(0)) / known.std(0, correction=0) for values in (known, new)]
+    weights = logistic_regression(standard[0], train.labels)
+    torch.testing.assert_close(colour_scores(train, test), standard[1] @ weights[:-1] + weights[-1])
