@@ -54,15 +54,17 @@ def test_nuclei_that_touch_are_cut_apart(gap: int):
 
 
 def test_nuclei_without_a_gap_are_told_apart_by_their_colour():
-    """In an even band there is no rim between nuclei, but their middles are darker."""
-    densities = torch.zeros(3, 60, 120)
+    """Twenty-five in a square that is all nuclei: those inside have no rim, but their middles are darker."""
+    densities = torch.zeros(3, 140, 140)
     densities[0], densities[1] = 0.05, 0.2
-    columns = torch.arange(120.0)
-    densities[0, 23:37] = 0.4 + 0.12 * torch.cos(2 * math.pi * (columns - 10) / 20)  # middles at 10, 30, ..., 110
+    wave = torch.cos(2 * math.pi * torch.arange(-8.0, 72.0) / 16)  # middles at 30 + 8, 30 + 24, ...
+    densities[0, 30:110, 30:110] = 0.4 + 0.05 * (wave[:, None] + wave)
     image = (255 * mix(densities)).round().to(torch.uint8)
-    assert nuclear_mask(image, MPP)[30].all()
-    labels = segment_nuclei(image, MPP)
-    assert sorted(round(column / 20 - 0.5) for _, column in centres(labels)) == [0, 1, 2, 3, 4, 5]
+    assert nuclear_mask(image, MPP)[34:106, 34:106].all()
+    found = sorted(
+        (round((row - 38) / 16), round((column - 38) / 16)) for row, column in centres(segment_nuclei(image, MPP))
+    )
+    assert found == [(row, column) for row in range(5) for column in range(5)]
 
 
 def test_where_a_section_is_thick_a_nucleus_is_darker_than_what_surrounds_it():
