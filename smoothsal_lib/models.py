@@ -164,7 +164,7 @@ def load_model(name: str | None = None, folder: str | Path | None = None) -> nn.
 
     Args:
         name: ``"tiny_resnet"`` ships with the library: 100 classes, pictures of 64 to 160 px, no network needed. So do
-            networks for tissue under the microscope (haematoxylin and eosin, 20x): the tumour detectors
+            networks for tissue under the microscope (hematoxylin and eosin, 20x): the tumour detectors
             ``"tissue_resnet"``, trained on generated tissue, and ``"glas_resnet"``, trained on real glands, with a
             single logit (N, 1) each, whose sigmoid is the probability of a tumour; ``"tissue_pen"``, another detector,
             which has learnt a shortcut (:mod:`smoothsal_lib.experiments.shortcut`); and ``"tissue_segmenter"``, with

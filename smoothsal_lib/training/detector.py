@@ -394,7 +394,7 @@ explained, and is no medical device.
 - **Trained** by `{command}`
   on {train}:
   {seconds:.0f} s on {device}. Recipe and curve are in `results/{name}_training.json`.
-- **Pictures**: haematoxylin and eosin at about 0.62 micrometres a pixel (20x), shown to it in cuts of 96 and 128
+- **Pictures**: hematoxylin and eosin at about 0.62 micrometres a pixel (20x), shown to it in cuts of 96 and 128
   pixels; larger ones work.
 {quality}
 - **Terms**: {terms}
