@@ -122,9 +122,13 @@ def test_features_by_hand():
 
 def test_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tissue_statistics, "SIZE", (90, 110))
+    shares: list[float] = []
+    field = tissue.field
+    monkeypatch.setattr(tissue, "field", lambda size, seed, tumour: shares.append(tumour) or field(size, seed, tumour))
     folders = ["--data", str(plant(tmp_path)), "--out", str(tmp_path)]
     tissue_statistics.main([*folders, "--device", "cpu", "--pictures", "4", "--patches", "16"])
     record = json.loads((tmp_path / "tissue_statistics.json").read_text())
+    assert shares == [0, 0.5, 0, 0.5]
     assert {"command", "versions", "device", "date"} <= set(record)
     assert (record["model"], record["images"], record["patches"]) == ("none", len(PICTURES) + 4, 32)
     assert str(tmp_path) not in (tmp_path / "tissue_statistics.json").read_text()
