@@ -89,7 +89,7 @@ class SlidePlan:
         tile: pixels a side of a tile.
         overlap: pixels that neighbouring tiles share.
         rim: pixels of the overlap, on either side, that count only where there is no neighbour; between the rims of two
-            neighbours their maps are blended linearly. ``None`` takes a quarter of the overlap; a half cuts instead.
+            neighbours their maps are blended linearly. ``None`` takes three eighths of the overlap; a half cuts.
         batch: tiles at once.
         mask: pixels of the longer side of the tissue mask; 0 takes all tiles.
     """
@@ -100,10 +100,10 @@ class SlidePlan:
     target: int | None = None
     reduce: str = "mean"
     mpp: float | None = MPP
-    tile: int = 512
-    overlap: int = 128
+    tile: int = 1024
+    overlap: int = 256
     rim: int | None = None
-    batch: int = 4
+    batch: int = 1
     mask: int = 1024
 
     def __post_init__(self) -> None:
@@ -124,7 +124,7 @@ class SlidePlan:
     @property
     def rim_pixels(self) -> int:
         """The rim in pixels."""
-        return self.overlap // 4 if self.rim is None else self.rim
+        return 3 * self.overlap // 8 if self.rim is None else self.rim
 
 
 @dataclass(frozen=True, eq=False)
@@ -464,9 +464,6 @@ def explain_slide(
         _Store(out / f"{name}.partial", (len(grid.tiles), *mosaic.units))
         for name, mosaic in zip(CHANNELS, mosaics, strict=False)
     ]
-    if not ledger.pieces:  # what lies there was left behind by a run whose ledger is gone
-        for store in stores:
-            store.path.unlink(missing_ok=True)
     like = next(model.parameters())
     batches = [grid.tiles[i : i + plan.batch] for i in range(0, len(grid.tiles), plan.batch)]
     for number, batch in enumerate(tqdm(batches, "tiles", unit="batch", file=sys.stderr, disable=not progress)):
@@ -571,8 +568,8 @@ def _write_overview(path: Path, slide: Slide, heatmap: Path, mosaic: Mosaic, pol
     seen = overview(slide, LONGEST)
     with tifffile.TiffFile(heatmap) as file:
         levels = file.series[0].levels
-        number = next((i for i, level in enumerate(levels) if max(level.shape[1:]) <= 2 * LONGEST), len(levels) - 1)
-        values = levels[number].asarray()[0]
+        number = next((i for i, level in enumerate(levels) if max(level.shape[1:]) <= LONGEST), len(levels) - 1)
+        values = levels[number].pages[0].asarray()
     places = []
     for axis, length in enumerate(seen.image.shape[1:]):
         pixels = (np.arange(length) + 0.5) * seen.scale / mosaic.grid.scale - 0.5
@@ -609,7 +606,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--slide-mpp", type=float, help="those of the slide's finest level, where it does not say")
     made.add_argument("--tile", type=int, default=default.tile, help="pixels a side (default: %(default)s)")
     made.add_argument("--overlap", type=int, default=default.overlap, help="in pixels (default: %(default)s)")
-    made.add_argument("--rim", type=int, help="pixels of it that are left to the neighbour (default: a quarter)")
+    made.add_argument("--rim", type=int, help="pixels of it that are left to the neighbour (default: 3/8)")
     made.add_argument("--batch", type=int, default=default.batch, help="tiles at once (default: %(default)s)")
     made.add_argument("--mask", type=int, default=default.mask, help="longer side of the tissue mask; 0: all tiles")
     made.add_argument("--annotations", type=Path, help="XML file of ASAP, drawn in the overview")

@@ -25,6 +25,7 @@ from PIL import Image
 
 import smoothsal_lib.__main__ as command_line
 from smoothsal_lib import slide as slide_module
+from smoothsal_lib.datasets import slides
 from smoothsal_lib.datasets.slides import Slide, load_annotations, open_slide, tile_grid
 from smoothsal_lib.models import DenseResNet, TinyResNet, normalize
 from smoothsal_lib.slide import HEATMAP, PICTURE, SUMMARY, Mosaic, SlidePlan, explain_slide, probe
@@ -395,6 +396,27 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tissue: Path, tmp_pat
     assert sorted(one.name for one in out.iterdir()) == sorted([HEATMAP, PICTURE, SUMMARY])
 
 
+def test_a_run_that_lost_its_server_goes_on(tissue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(slides, "PAUSE", 0.01)
+    monkeypatch.setattr(slides, "REMOTE_BLOCK", 2**12)
+    monkeypatch.setattr(slides, "REMOTE_BLOCKS", 4)
+    wanted, out = SlidePlan("layer2.1", **SMALL), tmp_path / "out"
+    with serving(tissue.parent) as server:
+        with open_slide(server.url("tissue.tif", "late")) as slide:
+            mask = slides.tissue_mask(slide, wanted.mask)
+            monkeypatch.setattr(slide_module, "tissue_mask", lambda slide, longest: mask)
+            server.patience = len(server.ranges) + 30
+            with pytest.raises(ConnectionError, match="the server of 'tissue.tif' failed 3 times"):
+                explain_slide(slide, detector(), wanted, out)
+            begun = len((out / "tiles.partial.jsonl").read_text().splitlines())
+            assert begun > 1 and not (out / HEATMAP).exists()
+            server.patience = 10**9
+            explain_slide(slide, detector(), wanted, out)
+    with open_slide(tissue) as slide:
+        explain_slide(slide, detector(), wanted, tmp_path / "disk")
+    assert (out / HEATMAP).read_bytes() == (tmp_path / "disk" / HEATMAP).read_bytes()
+
+
 def test_left_over_tiles_without_a_ledger_are_not_used(tissue: Path, tmp_path: Path):
     wanted = SlidePlan("layer2.1", **SMALL)
     (tmp_path / "saliency.partial").write_bytes(b"\x01" * 100)
@@ -412,7 +434,7 @@ def test_bad_wishes_are_answered_in_one_line(tissue: Path, tmp_path: Path):
         ({"method": "gradients"}, "unknown method 'gradients': did you mean 'gradient'"),
         ({"fix": "sideways"}, "unknown fix 'sideways': choose none, backward"),
         ({"reduce": "median"}, "unknown reduction 'median'"),
-        ({"rim": 65}, "rim = 65 is not between 0 and half of the overlap of 128 pixels"),
+        ({"rim": 129}, "rim = 129 is not between 0 and half of the overlap of 256 pixels"),
         ({"batch": 0}, "batch = 0 and mask = 1024: expected at least 1 tile"),
     ):
         with pytest.raises(ValueError, match=message) as caught:
