@@ -345,7 +345,8 @@ def test_folds_have_no_patient_twice_and_all_patients_are_judged(fake_sources, t
     assert record["figures"]["patches"]["cases"] == sum(fold["patches"] for fold in record["folds"])
     assert record["figures"]["patches"]["patients"] == 12
     assert (tmp_path / "glas_resnet.checkpoint.pt").stat().st_mtime_ns == begun  # the first fold was trained already
-    assert "Cross-validation" in (tmp_path / "glas_resnet.md").read_text()
+    card = (tmp_path / "glas_resnet.md").read_text()
+    assert "Cross-validation" in card and "| 1, 8, 13 | 36 |" in card
 
 
 def test_evaluation_trains_nothing(fake_sources, tmp_path, monkeypatch, capsys):
