@@ -467,7 +467,8 @@ def _detector_table(title: str, found: dict[str, dict[str, Any]]) -> str:
     ]
     return (
         f"{title}; in brackets the 95 % interval of a bootstrap over patients.\n"
-        "A picture's score is the mean logit of its patches.\n\n| | cases | patients | tumour | accuracy | AUC | AUC of colour statistics | gain |\n"
+        "A picture's score is the mean logit of its patches.\n\n"
+        "| | cases | patients | tumour | accuracy | AUC | AUC of colour statistics | gain |\n"
         "|---|---|---|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
     )
 
