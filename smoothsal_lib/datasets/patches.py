@@ -8,6 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from smoothsal_lib.models import normalize
+
+# What a scanner sees where there is no tissue: white, (1, 3, 1, 1), normalised. As a baseline it asks what the tissue
+# adds. The mean colour of photographs, 0, is a grey that no section has.
+GLASS = normalize(torch.ones(1, 3, 1, 1))
 STRUCTURES = ("tumour", "gland", "tumour_nuclei", "normal_nuclei", "stroma", "lumen")
 
 
@@ -49,7 +54,8 @@ class Patches:
                 raise ValueError(f"unknown structure {name!r}: choose from {', '.join(STRUCTURES)}")
             if mask.shape != (n, height, width) or mask.dtype != torch.bool:
                 raise ValueError(
-                    f"expected the mask {name!r} as {(n, height, width)} of bool, got {tuple(mask.shape)} of {mask.dtype}"
+                    f"expected the mask {name!r} as {(n, height, width)} of bool, "
+                    f"got {tuple(mask.shape)} of {mask.dtype}"
                 )
         if self.names and len(self.names) != n:
             raise ValueError(f"expected {n} names, one a patch, got {len(self.names)}")

@@ -23,8 +23,9 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from smoothsal_lib.capture import Layers
 from smoothsal_lib.datasets import glas, tissue
-from smoothsal_lib.datasets.patches import Patches
+from smoothsal_lib.datasets.patches import GLASS, Patches
 from smoothsal_lib.datasets.stains import separate
 from smoothsal_lib.evaluate import OUTPUT, fingerprint
 from smoothsal_lib.experiments.command import options, save
@@ -42,9 +43,10 @@ from smoothsal_lib.models import DenseResNet, load_model, load_surrogate
 from smoothsal_lib.training.detector import CLASSES, TEST_SEED
 from smoothsal_lib.training.fidelity import all_logits
 
-NONE, RANDOM, HEMATOXYLIN, INTEGRATED = "none", "random", "hematoxylin", "integrated_gradients"
+NONE, RANDOM, HEMATOXYLIN, INTEGRATED = "none", "random", "hematoxylin", "integrated_gradients_from_glass"
 TARGET = 0  # the only logit
-METHODS = ("gradient", "deeplift")
+FROM_GLASS = "_from_glass"  # a method that compares with bare glass instead of with the mean colour of photographs
+METHODS = ("gradient", "deeplift_from_glass")
 SCORED = (INPUT, "layer1.1", "layer2.1", "layer3.1", "layer4.1")  # by insertion and deletion
 SEGMENTER = "tissue_segmenter"
 LAST = "layer4.1"  # where Grad-CAM is usually taken
@@ -246,6 +248,21 @@ def _digits(values: Tensor) -> list[float]:
     return [float(f"{value:.6g}") for value in values.double().tolist()]
 
 
+def attributed(
+    model: nn.Module,
+    x: Tensor,
+    target: int,
+    layers: Layers,
+    method: str,
+    fix: Fix | str | None,
+    region: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """:func:`smoothsal_lib.explain`, for which a method that ends in :data:`FROM_GLASS` compares with glass."""
+    baseline = GLASS if method.endswith(FROM_GLASS) else None
+    name = method.removesuffix(FROM_GLASS)
+    return explain(model, x, target, layers, name, fix, baseline, steps=PATH, region=region)
+
+
 def noise(
     model: nn.Module, fixes: Mapping[str, str | Fix | None], methods: Sequence[str], some: Patches, start: int = 0
 ) -> Values:
@@ -260,7 +277,7 @@ def noise(
         target, region = CLASSES.index("tumour"), some.masks["tumour"]
     for fix, repair in fixes.items():
         for method in methods:
-            maps = explain(model, x, target, layers, method, repair, steps=PATH, region=region)
+            maps = attributed(model, x, target, layers, method, repair, region)
             for layer, one in maps.items():
                 found[Quantity("total_variation", layer, fix, method)] = total_variation(one).cpu()
                 if min(one.shape[2:]) >= 4:  # it is not defined for maps of fewer than two cells a side
@@ -274,11 +291,11 @@ def faithfulness(model: nn.Module, fixes: Mapping[str, str | Fix | None], some: 
     maps = {
         Quantity("", INPUT, NONE, RANDOM): random_maps(x[:, 0], start),
         Quantity("", INPUT, NONE, HEMATOXYLIN): hematoxylin(some.images).to(x),
-        Quantity("", INPUT, NONE, INTEGRATED): explain(model, x, TARGET, INPUT, INTEGRATED, None, steps=PATH)[INPUT],
+        Quantity("", INPUT, NONE, INTEGRATED): attributed(model, x, TARGET, INPUT, INTEGRATED, None)[INPUT],
     }
     for fix, repair in fixes.items():
         for method in METHODS:
-            for layer, one in explain(model, x, TARGET, SCORED, method, repair).items():
+            for layer, one in attributed(model, x, TARGET, SCORED, method, repair).items():
                 maps[Quantity("", layer, fix, method)] = one
         maps[Quantity("", LAST, fix, "grad_cam")] = explain(model, x, TARGET, LAST, "grad_cam", repair)[LAST]
     found = Values()

@@ -37,6 +37,7 @@ from smoothsal_lib.experiments.detectors import (
     SOURCES,
     TARGET,
     Detector,
+    attributed,
     detectors,
     evenly,
     hematoxylin,
@@ -44,7 +45,6 @@ from smoothsal_lib.experiments.detectors import (
 )
 from smoothsal_lib.experiments.discriminativity import prepared
 from smoothsal_lib.experiments.estimate import estimate
-from smoothsal_lib.explain import explain
 from smoothsal_lib.extract import on_picture, saliency_map
 from smoothsal_lib.filters import low_pass
 from smoothsal_lib.layers import INPUT, HiddenLayer, hidden_layers
@@ -61,12 +61,13 @@ READINGS = (  # methods, and how their channels are reduced
     ("gradient", "positive_norm"),
     ("gradient_x_activation", "mean"),
     ("deeplift", "mean"),
+    ("deeplift_from_glass", "mean"),
     ("guided_backprop", "mean"),
     ("grad_cam", "mean"),
     ("layer_cam", "mean"),
     ("normgrad", "mean"),
 )
-SIGNED = ("deeplift", "mean")  # whose negative values speak against tumour
+SIGNED = ("deeplift_from_glass", "mean")  # whose negative values speak against tumour
 OF_GROUPS = (("gradient", "positive_norm"), SIGNED, ("grad_cam", "mean"))
 FIXES_OF_GROUPS = (NONE, "backward")  # of the detector's errors, and what else is not a hit
 CUTOFFS = tuple(2 ** (-k / 4) for k in range(21))  # of the blurs, from 1 down to 1/32 cycles per pixel of the layer
@@ -189,7 +190,7 @@ def of_hits(detector: Detector, some: Patches, start: int) -> Values:
         found |= _named(scores(maps, masks, None), Quantity("", None, INPUT, NONE, method))
     for method in dict.fromkeys(method for method, _ in READINGS):
         attributions = {
-            fix: explain(model, x, TARGET, layers, method, repair) for fix, repair in detector.fixes.items()
+            fix: attributed(model, x, TARGET, layers, method, repair) for fix, repair in detector.fixes.items()
         }
         for layer in layers:
             for reduce in (reduce for name, reduce in READINGS if name == method):
@@ -212,7 +213,7 @@ def of_group(detector: Detector, some: Patches, start: int) -> Values:
     found = areas(masks)
     for fix in FIXES_OF_GROUPS:
         for method, reduce in OF_GROUPS:
-            for layer, attribution in explain(model, x, TARGET, SCORED, method, detector.fixes[fix]).items():
+            for layer, attribution in attributed(model, x, TARGET, SCORED, method, detector.fixes[fix]).items():
                 maps, signed = saliency_map(attribution, reduce), (method, reduce) == SIGNED
                 key = Quantity("", None, layer, fix, method, reduce)
                 found |= _named(shares(maps, masks, places.get(layer), signed), key)

@@ -14,7 +14,7 @@ from fake_tissue import detector, segmenter, surrogate_of, tissue
 from torch import Tensor, nn
 
 import smoothsal_lib as sal
-from smoothsal_lib.datasets.patches import Patches
+from smoothsal_lib.datasets.patches import GLASS, Patches
 from smoothsal_lib.experiments import detectors
 from smoothsal_lib.experiments.detectors import (
     GROUPS,
@@ -140,7 +140,8 @@ def test_noise_is_that_of_the_attributions(model: nn.Module, monkeypatch: pytest
     x = normalize(some.images.float() / 255)
     for layer in ("input", *sal.hidden_layers(model, x)):
         for method in ("gradient", INTEGRATED):
-            one = sal.explain(model, x, 0, layer, method, "backward", steps=2)[layer]
+            name, baseline = method.removesuffix("_from_glass"), None if method == "gradient" else GLASS
+            one = sal.explain(model, x, 0, layer, name, "backward", baseline, steps=2)[layer]
             key = Quantity("total_variation", layer, "backward", method)
             torch.testing.assert_close(found[key], sal.total_variation(one), rtol=1e-4, atol=1e-5)
             energy = replace(key, measure="checkerboard_energy")
@@ -168,9 +169,9 @@ def test_all_maps_are_scored_on_the_unrepaired_network(model: nn.Module, monkeyp
     some, layer = tissue(2), "layer2.1"
     found = faithfulness(model, {NONE: None, "forward": "forward"}, some, 0)
     x = normalize(some.images.float() / 255)
-    maps = sal.explain(model, x, 0, layer, "deeplift", "forward")[layer]
+    maps = sal.explain(model, x, 0, layer, "deeplift", "forward", GLASS)[layer]
     up, down = (curve(model, x, maps, 0, 3, activation="sigmoid").auc for curve in (sal.insertion, sal.deletion))
-    key = Quantity("insertion", layer, "forward", "deeplift")
+    key = Quantity("insertion", layer, "forward", "deeplift_from_glass")
     for name, expected in (("insertion", up), ("deletion", down), ("insertion_minus_deletion", up - down)):
         torch.testing.assert_close(found[replace(key, measure=name)], expected, atol=5e-3, rtol=0)
     assert not torch.allclose(found[key], found[replace(key, fix=NONE)], atol=1e-6)
@@ -230,7 +231,7 @@ def test_record(tmp_path: Path) -> None:
     table = results.table("total_variation", "gradient", network="glas_resnet")
     assert list(table) == [NONE, "backward", "forward", "surrogate"]
     assert list(table[NONE])[:2] == ["input", "relu"] and len(table[NONE]) == 10
-    table = results.table("total_variation", "deeplift", network="tissue_segmenter")
+    table = results.table("total_variation", "deeplift_from_glass", network="tissue_segmenter")
     assert list(table) == [NONE, "backward", "forward", "surrogate"] and "layer4.1" in table["surrogate"]
     areas = results.table("auc", columns="fix", rows="network")
     assert set(areas["surrogate"]) == {"tissue_resnet", "glas_resnet"}

@@ -12,7 +12,7 @@ from fake_tissue import detector, surrogate_of, tissue
 from torch import Tensor, nn
 
 import smoothsal_lib as sal
-from smoothsal_lib.datasets.patches import STRUCTURES
+from smoothsal_lib.datasets.patches import GLASS, STRUCTURES
 from smoothsal_lib.experiments import detectors, structures
 from smoothsal_lib.experiments.detectors import GROUPS, HEMATOXYLIN, NONE, RANDOM, Detector, Source, grouped
 from smoothsal_lib.experiments.structures import (
@@ -150,9 +150,9 @@ def test_every_repaired_map_has_an_equally_smooth_rival(made: Detector, monkeypa
 def test_groups_are_compared_by_the_signed_map_too(made: Detector) -> None:
     found = of_group(made, made.patches[:2], 0)
     x = normalize(made.patches.images[:2].float() / 255)
-    maps = sal.saliency_map(sal.explain(made.model, x, 0, "input", "deeplift", None)["input"])
+    maps = sal.saliency_map(sal.explain(made.model, x, 0, "input", "deeplift", None, GLASS)["input"])
     expected = structure_shares(-maps, made.patches[:2].masks)["stroma"]
-    key = Quantity("share_against", "stroma", "input", NONE, "deeplift", "mean")
+    key = Quantity("share_against", "stroma", "input", NONE, "deeplift_from_glass", "mean")
     torch.testing.assert_close(found[key], expected, rtol=1e-3, atol=1e-3)
     assert replace(key, method="grad_cam") not in found
 
@@ -211,7 +211,7 @@ def test_record(model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for module in (detectors, structures):
         monkeypatch.setattr(module, "SOURCES", (one, replace(one, network="glas_resnet")))
     monkeypatch.setattr(detectors, "BATCH", 2)
-    readings = (("deeplift", "mean"), ("grad_cam", "mean"))
+    readings = (("deeplift_from_glass", "mean"), ("grad_cam", "mean"))
     assert set(readings) < set(READINGS)
     monkeypatch.setattr(structures, "READINGS", readings)
     monkeypatch.setattr(structures, "OF_GROUPS", readings)
@@ -234,11 +234,11 @@ def test_record(model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert measure == AREA or method is not None
         if measure == AMONG and part == "hits":
             assert {"from_chance", "from_hematoxylin"} <= set(row)
-        assert (measure == "share_against") <= (part != "hits" and method == "deeplift")
+        assert (measure == "share_against") <= (part != "hits" and method == "deeplift_from_glass")
     assert {part for _, part, *_ in found} == {"hits", *(group for group in GROUPS if facts[group])}
     results = sal.report.load(tmp_path / "structures.json")
     chosen = {"network": "glas_resnet", "part": "hits", "structure": "tumour_nuclei"}
-    table = results.table("average_precision", "deeplift", value="from_blurred", **chosen)
+    table = results.table("average_precision", "deeplift_from_glass", value="from_blurred", **chosen)
     assert list(table) == ["backward", "forward", "surrogate"] and len(table["backward"]) == 10
     table = results.table(
         "share", "grad_cam", columns="part", rows="layer", fix="forward", **(chosen | {"part": GROUPS})
