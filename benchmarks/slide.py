@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 from dataclasses import asdict
@@ -68,7 +69,9 @@ def explain(path: Path, out: Path) -> dict[str, float]:
 def child(*words: str) -> dict[str, float]:
     """One measurement in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.slide", *words]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found: dict[str, float] = json.loads(printed.splitlines()[-1])
+    return found
 
 
 def main() -> None:
@@ -76,6 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--write", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--explain", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--repeats", type=int, default=3, help="of explaining: the allocator differs from run to run")
     options = parser.parse_args()
     if options.write:
         print(json.dumps(write(Path(options.write[0]), int(options.write[1]))))
@@ -83,21 +87,22 @@ def main() -> None:
     if options.explain:
         print(json.dumps(explain(*map(Path, options.explain))))
         return
-    rows = []
+    rows: list[dict[str, Any]] = []
     with TemporaryDirectory() as folder:
         for side in SIDES:
             path = Path(folder) / f"{side}.tif"
-            for what, found in (
-                ("write", child("--write", str(path), str(side))),
-                ("explain", child("--explain", str(path), str(Path(folder) / str(side)))),
-            ):
+            runs = [("write", ("--write", str(path), str(side)))]
+            runs += [("explain", ("--explain", str(path), str(Path(folder) / str(side))))] * options.repeats
+            for what, words in runs:
                 row = {"run": what, "side": side, "area": (side // SIDES[0]) ** 2}
-                row |= {name: round(value, 1) for name, value in found.items()}
-                rows.append(row)
-                print(row)
-    peaks = {(row["run"], row["side"]): row["peak"] for row in rows}
-    growth = {what: round(peaks[what, SIDES[1]] / peaks[what, SIDES[0]], 3) for what in ("write", "explain")}
-    print("peak at 16 times the area, relative to that at once:", growth)
+                rows.append(row | {name: round(value, 1) for name, value in child(*words).items()})
+                print(rows[-1], flush=True)
+
+    def peak(what: str, side: int) -> float:
+        return float(statistics.median(row["peak"] for row in rows if (row["run"], row["side"]) == (what, side)))
+
+    growth = {what: round(peak(what, SIDES[1]) / peak(what, SIDES[0]), 3) for what in ("write", "explain")}
+    print("median peak at 16 times the area, relative to that at once:", growth)
 
     from smoothsal_lib.embedded import data_folder
     from smoothsal_lib.record import provenance
@@ -108,6 +113,7 @@ def main() -> None:
         "network": "TinyResNet, one class, widths 8, 8, 16, 16, random weights",
         "plan": asdict(SlidePlan("layer2.1")),
         "unit": "MiB of resident memory, VmHWM of the process; 'before': after the imports",
+        "repeats": options.repeats,
         "growth": growth,
         "rows": rows,
     }
