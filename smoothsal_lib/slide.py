@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from smoothsal_lib.capture import capture, check_target, logits_of, record_activations
+from smoothsal_lib.datasets.patches import GLASS
 from smoothsal_lib.datasets.slides import (
     MPP,
     DamagedTileError,
@@ -65,6 +66,7 @@ from smoothsal_lib.state import preserved
 
 HEATMAP, PICTURE, SUMMARY = "heatmap.ome.tif", "overview.png", "summary.json"
 CHANNELS = ("saliency", "probability", "coverage")
+BASELINES = {"glass": GLASS, "mean": None}
 NOT_LOCAL = ("grad_cam", "grad_cam++", "smooth_grad_cam++", "lrp")
 PERCENTILE = 99.5  # of the magnitudes in the overview; larger ones get the strongest colour
 LONGEST = 1024  # pixels of the overview's longer side
@@ -82,6 +84,8 @@ class SlidePlan:
     Attributes:
         layer: of :func:`smoothsal_lib.hidden_layers`, or ``"input"``.
         method: a name for :func:`smoothsal_lib.explain`.
+        baseline: what DeepLift and integrated gradients compare with: ``"glass"``, a slide without tissue, or
+            ``"mean"``, the mean colour of photographs.
         fix: ``"none"``, the name of a fix, or ``"surrogate"``.
         target: the class to explain; ``None`` for a network with a single one.
         reduce: see :func:`smoothsal_lib.saliency_map`.
@@ -95,7 +99,8 @@ class SlidePlan:
     """
 
     layer: str
-    method: str = "gradient"
+    method: str = "deeplift"
+    baseline: str = "glass"
     fix: str = "backward"
     target: int | None = None
     reduce: str = "mean"
@@ -112,6 +117,8 @@ class SlidePlan:
             raise ValueError(
                 f"{self.method} has no local values, so its tiles do not fit together: use cam or gradient, say"
             )
+        if self.baseline not in BASELINES:
+            raise ValueError(f"unknown baseline {self.baseline!r}: choose {' or '.join(BASELINES)}")
         if self.fix not in ("none", "surrogate", *NAMES):
             raise ValueError(f"unknown fix {self.fix!r}: choose none, {', '.join(NAMES)} or surrogate")
         if self.reduce not in REDUCTIONS:
@@ -294,9 +301,10 @@ class View:
         fix = surrogate if plan.fix == "surrogate" else None if plan.fix == "none" else plan.fix
         # A dense network's score is the mean logit of a region, here the whole tile, as a classifier's is by itself.
         region = torch.ones(self.answer.shape[1:]) if self.detector.dense else None
-        found = explain(model, x, self.target, self.layer.name, plan.method, fix, region=region)[self.layer.name]
+        baseline = BASELINES[plan.baseline]
+        found = explain(model, x, self.target, self.layer.name, plan.method, fix, baseline, region=region)
         # CAM is a map of local logits already.
-        saliency = saliency_map(found, plan.reduce) * (1 if plan.method == "cam" else self.positions)
+        saliency = saliency_map(found[self.layer.name], plan.reduce) * (1 if plan.method == "cam" else self.positions)
         probability = self.detector.probability(model, x, self.target)
         return saliency, probability.expand(-1, *self.answer.shape[1:])
 
@@ -598,6 +606,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--model", default="tissue_resnet", help="a name for load_model (default: %(default)s)")
     made.add_argument("--layer", required=True, help="of the network, or input")
     made.add_argument("--method", default=default.method, help=f"out of {', '.join(METHODS)} (default: %(default)s)")
+    made.add_argument("--baseline", default=default.baseline, help="of DeepLift: glass, or mean for photographs' grey")
     made.add_argument("--fix", default=default.fix, help=f"out of none, {', '.join(NAMES)}, surrogate")
     made.add_argument("--surrogate", type=Path, help="file of a fitted surrogate (default: the embedded one)")
     made.add_argument("--class", dest="target", type=int, help="to explain, where the network has several")

@@ -26,6 +26,7 @@ from PIL import Image
 import smoothsal_lib.__main__ as command_line
 from smoothsal_lib import slide as slide_module
 from smoothsal_lib.datasets import slides
+from smoothsal_lib.datasets.patches import GLASS
 from smoothsal_lib.datasets.slides import Slide, load_annotations, open_slide, tile_grid
 from smoothsal_lib.models import DenseResNet, TinyResNet, normalize
 from smoothsal_lib.slide import HEATMAP, PICTURE, SUMMARY, Mosaic, SlidePlan, explain_slide, probe
@@ -100,6 +101,7 @@ CASES = [
     ("resnet", {"method": "gradient", "fix": "backward", "layer": "stem.2"}),
     ("resnet", {"method": "gradient", "fix": "forward", "layer": "stem.2"}),
     ("resnet", {"method": "deeplift", "fix": "backward", "layer": "block"}),
+    ("resnet", {"method": "deeplift", "fix": "none", "layer": "block", "baseline": "mean"}),
     ("resnet", {"method": "gradient", "fix": "backward", "layer": "input", "reduce": "l2"}),
     ("resnet", {"method": "normgrad", "fix": "none", "layer": "stem.2"}),
     ("resnet", {"method": "layer_cam", "fix": "none", "layer": "stem.2"}),
@@ -166,7 +168,7 @@ def test_dense_networks_are_put_together_the_same_way(large: Path, stride: int, 
 
 
 def test_a_dense_networks_score_is_the_sum_of_its_logits(large: Path):
-    model, wanted = seeded(DenseResNet, 4, (4, 4, 6, 6)).double(), plan(layer="input", fix="none")
+    model, wanted = seeded(DenseResNet, 4, (4, 4, 6, 6)).double(), plan(layer="input", method="gradient", fix="none")
     view = probe(model, wanted)
     assert view.stride == 8 and view.answer.shape[1:] == (96, 96) and view.answer.stride == (1, 1)
     assert view.answer.offset == (0.0, 0.0) and view.positions == 96 * 96
@@ -286,7 +288,7 @@ def test_the_heatmap_holds_what_explain_gives(tissue: Path, tmp_path: Path):
     saliency, probability, _ = tifffile.imread(tmp_path / "one" / HEATMAP)
     from smoothsal_lib import explain, saliency_map
 
-    expected = saliency_map(explain(model, x, 0, "layer2.1", "gradient", "backward")["layer2.1"])[0] * (25 * 32)
+    expected = saliency_map(explain(model, x, 0, "layer2.1", "deeplift", "backward", GLASS)["layer2.1"])[0] * (25 * 32)
     torch.testing.assert_close(torch.from_numpy(saliency), expected, rtol=1e-4, atol=1e-7)
     features = nn.Sequential(*list(model.children())[:-2])(x)
     local = torch.einsum("kc,nchw->nkhw", model.fc.weight, features)[0, 0] + model.fc.bias
@@ -432,6 +434,7 @@ def test_bad_wishes_are_answered_in_one_line(tissue: Path, tmp_path: Path):
     for changes, message in (
         ({"method": "grad_cam"}, "grad_cam has no local values, so its tiles do not fit together: use cam or gradient"),
         ({"method": "gradients"}, "unknown method 'gradients': did you mean 'gradient'"),
+        ({"baseline": "grey"}, "unknown baseline 'grey': choose glass or mean"),
         ({"fix": "sideways"}, "unknown fix 'sideways': choose none, backward"),
         ({"reduce": "median"}, "unknown reduction 'median'"),
         ({"rim": 129}, "rim = 129 is not between 0 and half of the overlap of 256 pixels"),
@@ -495,8 +498,8 @@ def test_the_command_explains_a_slide(
     assert "tiles explained" in printed and "skipped tile " in printed and "tiles:" in bar
     summary = json.loads((out / SUMMARY).read_text())
     assert summary["command"] == (
-        "python -m smoothsal_lib slide tissue.tif --model tissue_resnet --layer layer2.1 --method gradient "
-        "--fix backward --reduce mean --mpp 0.5 --tile 128 --overlap 32 --batch 3 --mask 100"
+        "python -m smoothsal_lib slide tissue.tif --model tissue_resnet --layer layer2.1 --method deeplift "
+        "--baseline glass --fix backward --reduce mean --mpp 0.5 --tile 128 --overlap 32 --batch 3 --mask 100"
     )
     assert {"torch", "tiffslide", "tifffile"} <= set(summary["versions"]) and (out / HEATMAP).is_file()
 
