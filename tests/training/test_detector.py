@@ -157,7 +157,7 @@ def test_a_detector_learns_labels(tmp_path):
 
 def test_a_segmenter_learns_masks(tmp_path):
     patches, others = made(64), made(32, seed=1)
-    recipe = replace(QUICK, epochs=12, batch=16)
+    recipe = replace(QUICK, epochs=20, batch=16)
     model = started(DenseResNet, 4)
     curve = fit_detector(model, patches, recipe, tmp_path / "x.checkpoint.pt", validation=others)
     everything_stroma = (pixel_classes(others.masks) == 0).double().mean().item()
