@@ -15,6 +15,7 @@ from smoothsal_lib import report
 from smoothsal_lib.datasets import tissue
 from smoothsal_lib.datasets.patches import Patches
 from smoothsal_lib.datasets.stains import shift
+from smoothsal_lib.embedded import data_folder
 from smoothsal_lib.experiments import shortcut
 from smoothsal_lib.experiments.shortcut import (
     CLEAN,
@@ -132,6 +133,8 @@ def test_compared_by_hand():
     # First pair: 1 beats the two 0 (2 of 4), 3, 5 and 7 beat all: 14 of 16. Second: the two 5 beat all: 8 of 16.
     assert found["reveals"] == pytest.approx((14 / 16 + 8 / 16) / 2)
     assert found["reveals_least"] == 0.5
+    assert found["control"] == 1  # 4 is more than 0 and 2
+    assert "control" not in compared(cued[:1], clean[:1], torch.arange(4))
     other_way = compared(clean, cued, torch.arange(4))
     assert (other_way["reveals"], other_way["reveals_least"]) == (pytest.approx((2 / 16 + 8 / 16) / 2), 0.5)
 
@@ -332,3 +335,16 @@ def test_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert results.table("logit_change", columns="label", rows="cue", value="reveals")["normal"][PEN] >= 0
     fixes = {row["fix"] for row in record["rows"] if row.get("method") == "grad_cam"}
     assert fixes == {"surrogate"}
+
+
+def test_the_embedded_network_has_learnt_the_mark_and_some_tissue_too():
+    model = sal.load_model("tissue_pen")
+    test = tissue.patches(32, seed=77)
+    found = answers(model, test, 1)
+    negative = test.labels == 0
+    assert float((found[PEN] - found[CLEAN])[negative].mean()) > 3
+    assert float((found[STAIN] - found[CLEAN])[negative].abs().mean()) < 3
+    assert shortcut.auc(found[CLEAN], test.labels) > 0.8
+    assert shortcut.auc(torch.where(negative, found[PEN], found[CLEAN]), test.labels) < 0.5
+    card = (data_folder() / "tissue_pen.md").read_text()
+    assert "smoothsal_lib.experiments.shortcut" in card
