@@ -296,6 +296,9 @@ def test_a_run_goes_on_from_what_another_one_left(
     surrogates[PEN, 1] = nn.Linear(1, 1)
     measure_maps(networks, surrogates, test_patches, cases, Ledger(ledger.path, {}))
     assert len(asked) == 2  # of the network that is new
+    networks[PEN, 1] = TinyResNet(1, (2, 2, 2, 2))
+    measure_maps(networks, surrogates, test_patches, cases, Ledger(ledger.path, {}))
+    assert len(asked) == 4  # other weights, and the maps are others
 
 
 def test_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
