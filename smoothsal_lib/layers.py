@@ -409,7 +409,8 @@ def check_output(output: Any, dense: bool = False) -> Tensor:
     if isinstance(output, Tensor) and (output.ndim == 2 or (dense and output.ndim == 4)):
         return output
     shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    hint = ": give a region, or use over_region, to say which part" if len(shape) == 4 else ""
+    dense_logits = isinstance(output, Tensor) and output.ndim == 4
+    hint = ": give a region, or use over_region, to say which part" if dense_logits else ""
     raise ValueError(f"expected the network to return logits of shape (N, classes), got {shape}{hint}")
 
 

@@ -7,6 +7,7 @@ import math
 import os
 import pickle
 import re
+import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,6 +41,17 @@ DOWNLOADED = {
 }
 
 CAFFE_MEAN = (123.68, 116.779, 103.939)  # of red, green and blue between 0 and 255
+# What is raised for files that are damaged, besides what torch means to raise.
+UNREADABLE = (
+    AssertionError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    UnicodeDecodeError,
+    pickle.UnpicklingError,
+    struct.error,
+    zipfile.BadZipFile,
+)
 WINDOW = 224  # what the networks of the pointing game were trained on
 POSITIONS = ("mean", "log_mean_exp")
 VOC_FILES = {  # beneath dl.fbaipublicfiles.com/torchray
@@ -385,7 +397,7 @@ def read_state(path: Path, inside: Sequence[str] = ()) -> Mapping[str, Tensor]:
         if _is_torchscript(path):
             return torch.jit.load(path, map_location="cpu").state_dict()
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (EOFError, RuntimeError, pickle.UnpicklingError):
+    except UNREADABLE:
         raise ValueError(f"{path.name} is no file that torch.load(weights_only=True) can read") from None
     for key in inside:
         if isinstance(state, dict) and isinstance(state.get(key), dict):

@@ -479,6 +479,13 @@ def test_weights_that_do_not_fit_are_one_line(tmp_path: Path):
     path.write_bytes(b"no weights")
     with pytest.raises(ValueError, match=r"^some.pth is no file that torch.load\(weights_only=True\) can read$"):
         load_voc_model("resnet50", path)
+    torch.save({"weight": torch.zeros(2)}, path)
+    damaged = path.read_bytes().replace(b"PK\x01\x02", b"none")
+    torch.save({"weight": torch.zeros(2)}, path, _use_new_zipfile_serialization=False)
+    for content in (damaged, path.read_bytes()[:-8], b"\x80\x02"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"^some.pth is no file that torch.load\(weights_only=True\) can read$"):
+            load_voc_model("resnet50", path)
     torch.save([torch.zeros(2)], path)
     with pytest.raises(ValueError, match="^some.pth holds no state dict: expected names and tensors$"):
         load_voc_model("resnet50", path)

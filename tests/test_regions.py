@@ -301,6 +301,13 @@ def test_bad_regions_are_one_line(dense: nn.Module, x: Tensor, bad: str):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("output", [{}, []])
+def test_what_returns_no_tensor_is_not_helped_by_a_region(dense: nn.Module, x: Tensor, output: object):
+    with dense.register_forward_hook(lambda *_: output):
+        with pytest.raises(ValueError, match=f"classes\\), got {type(output).__name__}$"):
+            sal.explain(dense, x, target=1, fix=None)
+
+
 def test_a_dense_network_needs_a_region_and_a_classifier_none(dense: nn.Module, x: Tensor):
     for call in (sal.explain, sal.capture, sal.top_classes):
         with pytest.raises(

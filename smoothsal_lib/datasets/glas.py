@@ -220,7 +220,7 @@ def _load(path: Path, grade: Grade, nuclei: bool) -> Patches:
         with zipfile.ZipFile(path) as archive:
             pixels = _decoded(archive, f"images/{grade.image}.jpg", "RGB")
             drawn = _decoded(archive, f"masks/{grade.image}.png", "L")
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, NotImplementedError) as error:
         raise ValueError(f"{str(path)!r} is not a readable zip file ({error})") from error
     if drawn.shape != pixels.shape[:2]:
         raise ValueError(
@@ -245,8 +245,8 @@ def _decoded(archive: zipfile.ZipFile, member: str, mode: str) -> np.ndarray:
             return np.array(picture.convert(mode))
     except KeyError:
         raise ValueError(f"no {member} in {str(archive.filename)!r}") from None
-    except (OSError, SyntaxError, zlib.error) as error:  # all three are raised for files that are damaged
-        reason = " ".join(str(error).split())
+    except (OSError, EOFError, SyntaxError, RuntimeError, zlib.error) as error:  # raised for files that are damaged
+        reason = " ".join(str(error).split()) or "it ends too early"
         raise ValueError(f"{member} in {str(archive.filename)!r} cannot be read ({reason})") from error
 
 

@@ -96,9 +96,18 @@ def _opened(path: Path) -> Any:
 
 
 def _dataset(file: Any, key: str) -> Any:
-    if key not in file:
+    try:
+        found = file[key] if key in file else None
+    except (KeyError, OSError, RuntimeError) as error:
+        raise _unreadable(file.filename, error) from None
+    if not hasattr(found, "ndim"):  # groups and named types have none
         raise ValueError(f"no data set {key!r} in {str(file.filename)!r}: it has {', '.join(file) or 'none'}")
-    return file[key]
+    return found
+
+
+def _unreadable(path: str | Path, error: Exception) -> ValueError:
+    """What becomes of the errors that h5py has for a damaged file."""
+    return ValueError(f"{str(path)!r} cannot be read ({' '.join(str(error).split())})")
 
 
 def _labels(path: Path) -> Tensor:
@@ -106,8 +115,11 @@ def _labels(path: Path) -> Tensor:
         found = _dataset(file, "y")
         if found.ndim < 1 or found.size != len(found):
             raise ValueError(f"y of {str(path)!r} has the shape {found.shape}: expected (N, 1, 1, 1)")
-        values = np.asarray(found).ravel()
-    if not np.isin(values, (0, 1)).all():
+        try:
+            values = np.asarray(found).ravel()
+        except (OSError, TypeError) as error:  # a damaged chunk, a type that NumPy does not have
+            raise _unreadable(path, error) from None
+    if values.dtype.kind not in "biuf" or not np.isin(values, (0, 1)).all():
         raise ValueError(f"y of {str(path)!r} has labels {np.unique(values)[:5].tolist()}: expected 0 and 1 alone")
     return torch.from_numpy(values.astype(np.int64))
 
@@ -128,7 +140,7 @@ def _images(path: Path, count: int, limit: int | None) -> tuple[Tensor, list[int
             for i, place in enumerate(tqdm(chosen, desc="read PCam", unit="img", leave=False, mininterval=2)):
                 images[i] = found[place]
         except OSError as error:
-            raise ValueError(f"{str(path)!r} cannot be read ({' '.join(str(error).split())})") from None
+            raise _unreadable(path, error) from None
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), chosen
 
 

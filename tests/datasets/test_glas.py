@@ -249,6 +249,21 @@ def test_a_damaged_stream_is_one_line(tmp_path: Path):
         glas.load_image("train_41", tmp_path)
 
 
+@pytest.mark.parametrize(("place", "value"), [(6, 255), (8, 1), (8, 32), (10, 97)])
+def test_an_archive_of_a_kind_that_cannot_be_read_is_one_line(tmp_path: Path, place: int, value: int):
+    plant(tmp_path)
+    path = tmp_path / "glas" / "glas.zip"
+    content = bytearray(path.read_bytes())
+    start = content.find(b"PK\x01\x02")
+    while start >= 0:  # every member: of a later version, encrypted, a patch, or compressed by an unknown method
+        content[start + place] = value
+        start = content.find(b"PK\x01\x02", start + 4)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"^.*glas.zip' .* \(.*\)$") as caught:
+        glas.load_image("train_41", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_an_archive_that_is_none_is_one_line(tmp_path: Path):
     plant(tmp_path)
     (tmp_path / "glas" / "glas.zip").write_bytes(b"PK not really")

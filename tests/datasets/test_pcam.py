@@ -118,6 +118,7 @@ def test_what_does_not_exist_cannot_be_asked_for(root: Path):
         ("test_y", {"y": np.zeros((8, 2))}, r"^y of '.*_y.h5' has the shape \(8, 2\): expected \(N, 1, 1, 1\)$"),
         ("test_y", {"y": np.array(1)}, r"has the shape \(\): expected"),
         ("test_y", {"y": np.array([0, 1, 3, 0, 0, 0, 0, 0])}, r"has labels \[0, 1, 3\]: expected 0 and 1 alone$"),
+        ("test_y", {"y": np.array([b"a"] * 8)}, r"has labels \[b'a'\]: expected 0 and 1 alone$"),
     ],
 )
 def test_a_malformed_file_is_one_line(root: Path, what: str, datasets: dict[str, np.ndarray], message: str):
@@ -147,6 +148,32 @@ def test_a_damaged_chunk_is_one_line(root: Path):
     with pytest.raises(ValueError, match=r"^'.*test_x.h5' cannot be read \(.*\)$"):
         pcam.patches(root)
     assert len(pcam.patches(root, limit=2)) == 2  # of which it is none
+
+
+@pytest.mark.parametrize("what", ["x", "y"])
+def test_a_group_or_a_damaged_entry_is_no_data_set(root: Path, what: str):
+    path = root / "pcam" / f"camelyonpatch_level_2_split_test_{what}.h5"
+    content = path.read_bytes()
+    with h5py.File(path, "w") as file:
+        file.create_group(what)
+    with pytest.raises(ValueError, match=f"^no data set '{what}' in '.*_{what}.h5': it has {what}$"):
+        pcam.patches(root)
+    for signature in (b"HEAP", b"SNOD"):  # of the tables that HDF5 finds its data sets by
+        path.write_bytes(content.replace(signature, b"none", 1))
+        with pytest.raises(ValueError, match=rf"^'.*test_{what}.h5' cannot be read \(.*\)$"):
+            pcam.patches(root)
+
+
+def test_damaged_labels_are_one_line(root: Path):
+    path = root / "pcam" / "camelyonpatch_level_2_split_test_y.h5"
+    with h5py.File(path, "w") as file:
+        y = file.create_dataset("y", data=np.zeros((8, 1, 1, 1), np.uint8), chunks=True, compression="gzip")
+        start = y.id.get_chunk_info(0).byte_offset
+    content = bytearray(path.read_bytes())
+    content[start : start + 4] = b"\xff" * 4
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"^'.*test_y.h5' cannot be read \(.*\)$"):
+        pcam.patches(root)
 
 
 @pytest.mark.parametrize(
