@@ -448,16 +448,20 @@ def explain_slide(
         The summary.
 
     Raises:
-        ValueError: for a slide without tissue, a folder with tiles of other settings, a missing surrogate, or as
-            :func:`probe`, :func:`smoothsal_lib.datasets.slides.tile_grid` and :func:`smoothsal_lib.explain`.
+        ValueError: for a slide without tissue, a folder with tiles of other settings, a missing surrogate, a layer with
+            other strides down than right, or as :func:`probe`, :func:`smoothsal_lib.datasets.slides.tile_grid` and
+            :func:`smoothsal_lib.explain`.
         ConnectionError: when a server fails; the same call goes on from there.
     """
     if (plan.fix == "surrogate") != (surrogate is not None):
         raise ValueError(f"fix {plan.fix!r} and {'no' if surrogate is None else 'a'} surrogate do not go together")
     out = Path(out)
-    stride = probe(model, plan).stride
+    sample = probe(model, plan)
+    down, right = sample.layer.stride
+    if down != right:
+        raise ValueError(f"the layer has different strides down and right, {down} and {right}: no square pixels")
     mask = tissue_mask(slide, plan.mask) if plan.mask else None
-    grid = tile_grid(slide, plan.tile, plan.overlap, plan.mpp, mask, stride)
+    grid = tile_grid(slide, plan.tile, plan.overlap, plan.mpp, mask, sample.stride)
     if not grid.tiles:
         raise ValueError(f"no tissue on {slide.name!r}: a mask of 0 pixels takes all tiles")
     view = probe(model, plan, grid.size)
@@ -549,10 +553,8 @@ def _write_heatmap(
         # Behind the last tile with tissue the nearest unit may be that of a tile that is not there.
         return np.stack([values, np.where(seen[at], part[at], part[instead]) * covered, covered])
 
-    down, right = saliency.stride
+    down = saliency.stride[0]
     mpp = None if slide.mpp is None else slide.mpp * saliency.grid.scale
-    if down != right:
-        raise ValueError(f"the layer has different strides down and right, {down} and {right}: no square pixels")
     # A cell of the map reaches from -1/2 to stride - 1/2; its unit is centred at the offset.
     shift = [(offset - (down - 1) / 2) * (mpp or 0) for offset in saliency.offset]
     size = (len(CHANNELS), *saliency.shape)
@@ -638,6 +640,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         words = [
             f"--{'class' if name == 'target' else name} {value}" for name, value in chosen.items() if value is not None
         ]
+        words += ["--surrogate", options.surrogate.name] if options.surrogate else []
+        words += [f"--slide-mpp {options.slide_mpp}"] if options.slide_mpp else []
+        words += ["--annotations", options.annotations.name] if options.annotations else []
         command = " ".join(["smoothsal_lib slide", slide.name, f"--model {options.model}", *words])
         summary = explain_slide(slide, model, plan, options.out, polygons, surrogate, command, progress=True)
     print(f"{summary['explained']} of {summary['tiles']} tiles explained: {options.out / HEATMAP}")

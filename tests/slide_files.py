@@ -100,7 +100,7 @@ class _Files(BaseHTTPRequestHandler):
         self.answer(True)
 
     def answer(self, with_body: bool) -> None:
-        mode, name = self.path.strip("/").split("/")
+        mode, name = self.path.split("?")[0].strip("/").split("/")
         path, asked = self.server.folder / name, self.headers.get("Range")
         late = mode == "late" and len(self.server.ranges) >= self.server.patience
         if mode == "broken" or late or not path.is_file():

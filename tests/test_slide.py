@@ -443,6 +443,7 @@ def test_bad_wishes_are_answered_in_one_line(tissue: Path, tmp_path: Path):
         with pytest.raises(ValueError, match=message) as caught:
             SlidePlan("layer2.1", **changes)  # type: ignore[arg-type]
         assert "\n" not in str(caught.value)
+    oblong = nn.Sequential(nn.Conv2d(3, 4, 3, (2, 1), 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1)).eval()
     with open_slide(tissue) as slide:
         for model, changes, message in (
             (detector(3), {}, "this TinyResNet has 3 classes: say which one to explain"),
@@ -453,6 +454,7 @@ def test_bad_wishes_are_answered_in_one_line(tissue: Path, tmp_path: Path):
             (detector(), {"mpp": 0.1}, "has 0.5 micrometres a pixel at best"),
             (detector(), {"fix": "surrogate"}, "fix 'surrogate' and no surrogate do not go together"),
             (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(0)), {}, r"expected logits \(N, classes\) or"),
+            (oblong, {"layer": "0"}, "the layer has different strides down and right, 2 and 1: no square pixels"),
         ):
             with pytest.raises(ValueError, match=message):
                 explain_slide(slide, model, SlidePlan(**{"layer": "layer2.1", **SMALL, **changes}), tmp_path / "x")
@@ -490,8 +492,9 @@ def test_the_command_explains_a_slide(
     outlines = asap(tmp_path / "a.xml", [("Polygon", "Tumor", [(100, 120), (200, 120), (150, 280)])])
     monkeypatch.setattr(slide_module, "load_model", lambda name: {"tissue_resnet": detector()}[name])
     words = "--layer layer2.1 --mpp 0.5 --tile 128 --overlap 32 --batch 3 --mask 100 --device cpu".split()
+    words += ["--slide-mpp", "0.5", "--annotations", str(outlines)]
     out = tmp_path / "out"
-    arguments = ["slide", str(tissue), *words, "--out", str(out), "--annotations", str(outlines)]
+    arguments = ["slide", str(tissue), *words, "--out", str(out)]
     monkeypatch.setattr(sys, "argv", ["smoothsal_lib", *arguments])
     command_line.main()
     printed, bar = capsys.readouterr()
@@ -499,7 +502,8 @@ def test_the_command_explains_a_slide(
     summary = json.loads((out / SUMMARY).read_text())
     assert summary["command"] == (
         "python -m smoothsal_lib slide tissue.tif --model tissue_resnet --layer layer2.1 --method deeplift "
-        "--baseline glass --fix backward --reduce mean --mpp 0.5 --tile 128 --overlap 32 --batch 3 --mask 100"
+        "--baseline glass --fix backward --reduce mean --mpp 0.5 --tile 128 --overlap 32 --batch 3 --mask 100 "
+        "--slide-mpp 0.5 --annotations a.xml"
     )
     assert {"torch", "tiffslide", "tifffile"} <= set(summary["versions"]) and (out / HEATMAP).is_file()
 

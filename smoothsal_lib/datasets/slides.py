@@ -13,18 +13,21 @@ Coordinates: x runs to the right and y down, both in pixels of level 0, the fine
 
 from __future__ import annotations
 
+import http.client
 import math
+import shutil
 import time
 import urllib.error
 import urllib.request
 import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
@@ -195,11 +198,11 @@ class Slide:
         for attempt in range(TRIES):
             try:
                 return read()
-            except DamagedTileError:
+            except (DamagedTileError, MemoryError):
                 raise
             except Exception as error:  # whatever the decoder or the connection raises
                 reason = " ".join(f"{type(error).__name__}: {error}".split())
-                if not (self._remote and (isinstance(error, OSError) or type(error).__module__.startswith("aiohttp"))):
+                if not (self._remote and _of_connection(error)):
                     raise DamagedTileError(f"cannot decode {self.name!r}: {reason}") from None
             time.sleep(PAUSE * 2**attempt)
         raise ConnectionError(f"the server of {self.name!r} failed {TRIES} times: {reason}")
@@ -266,17 +269,17 @@ def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
         _check_server(address)
         files = fsspec.filesystem(address.split(":")[0])
         cache = {"block_size": REMOTE_BLOCK, "cache_type": "blockcache", "cache_options": {"maxblocks": REMOTE_BLOCKS}}
-        source = files.open(address, **cache)
     elif not Path(path).is_file():
         raise FileNotFoundError(f"no slide {address!r}: give a TIFF or SVS file, or an http address")
-    else:
-        source = address
     try:
-        raw = tiffslide.TiffSlide(source)
+        raw = tiffslide.TiffSlide(files.open(address, **cache) if remote else address)
         properties = raw.properties
         series = raw.ts_tifffile.series[properties["tiffslide.series-index"]]
         kind, axes = series.dtype, properties["tiffslide.series-axes"]
     except Exception as error:  # tifffile raises whatever a broken header leads it to
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        if remote and _of_connection(error):
+            raise ConnectionError(f"the server of {address!r} failed: {reason}") from None
         raise ValueError(f"{address!r} is no slide: {' '.join(str(error).split())}") from None
     channels = series.shape[axes.index("S") if "S" in axes else axes.index("C")] if set(axes) - set("YX") else 1
     if kind != np.uint8 or channels not in (3, 4):
@@ -288,7 +291,13 @@ def open_slide(path: str | Path, mpp: float | None = None) -> Slide:
         except ValueError:
             raw.close()
             raise
-    return Slide(raw, address.rstrip("/").split("/")[-1], mpp, remote)
+    # What follows a question mark may be a key, and another one when a run goes on.
+    return Slide(raw, Path(urlsplit(address).path if remote else path).name, mpp, remote)
+
+
+def _of_connection(error: Exception) -> bool:
+    """Whether what reading over HTTP raised is the connection's fault, not the file's."""
+    return isinstance(error, OSError) or type(error).__module__.startswith("aiohttp")
 
 
 def _check_server(address: str) -> None:
@@ -302,8 +311,9 @@ def _check_server(address: str) -> None:
         if error.code in (404, 410):
             raise FileNotFoundError(f"no slide {address!r}: the server answers {error.code} {error.reason}") from None
         raise ConnectionError(f"{address!r}: the server answers {error.code} {error.reason}") from None
-    except OSError as error:
-        raise ConnectionError(f"{address!r} cannot be reached: {getattr(error, 'reason', error)}") from None
+    except (OSError, http.client.HTTPException) as error:
+        reason = " ".join(str(getattr(error, "reason", error)).split())
+        raise ConnectionError(f"{address!r} cannot be reached: {reason}") from None
     if status != 206:
         raise ValueError(f"the server of {address!r} knows no range requests: download the slide and give its path")
 
@@ -791,7 +801,7 @@ def write_pyramid(
 ) -> None:
     """Write a pyramidal TIFF of any size, tile by tile: a slide in colour, or maps as OME-TIFF.
 
-    Every level is the mean over 2 x 2 pixels of the one before, down to one tile. The levels lie in a temporary
+    Every level is the mean over 2 x 2 pixels of the one before, down to one tile. The levels lie in a hidden
     folder beside the file until it is complete; memory does not grow with the picture.
 
     Args:
@@ -820,12 +830,12 @@ def write_pyramid(
         raise ValueError(f"tile = {tile} is not a multiple of 16 pixels, as TIFF asks for")
     path = Path(path)
     written = path.with_name(path.name + ".writing")
-    with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        levels = [_Canvas(Path(folder) / "0", shape, dtype)]
+    with _empty_folder(path.with_name(f".{path.name}.levels")) as folder:
+        levels = [_Canvas(folder / "0", shape, dtype)]
         for top, left, rows, columns in _blocks(height, width, 2 * tile):
             levels[0].write(top, left, block(top, left, rows, columns))
         while max(levels[-1].shape[1:]) > tile:
-            levels.append(_halved(levels[-1], Path(folder) / str(len(levels)), 2 * tile))
+            levels.append(_halved(levels[-1], folder / str(len(levels)), 2 * tile))
         common: dict[str, Any] = {"tile": (tile, tile), "compression": compression, "dtype": dtype, "maxworkers": 1}
         common |= {"photometric": "rgb" if channels is None else "minisblack"}
         with tifffile.TiffWriter(written, bigtiff=True, ome=channels is not None) as file:
@@ -851,6 +861,17 @@ def write_pyramid(
                     )
                     file.write(planes, shape=level.shape, **options)
     written.replace(path)
+
+
+@contextmanager
+def _empty_folder(folder: Path) -> Iterator[Path]:
+    """A folder for the time of the block. Its name is fixed, so that the next run removes what a kill left behind."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
 
 
 def _ome(channels: Sequence[str], mpp: float | None, offset: tuple[float, float]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ MARGIN = 28  # pixels drawn around the field and cut away, so that its rim looks
 WHITE = 248.0  # grey levels where nothing absorbs
 BALANCING = 6  # steps that bring a patch to given colours
 TAKEN = 250  # places, at most, that are too near to three patches for a fourth: 9 x 9 around each
+TRIES = 400  # to draw a tumour that leaves room for patches without it
 SMALLEST = 14  # pixels: what is left of a nucleus behind another or at the rim is no nucleus
 
 _CUT = (slice(MARGIN, -MARGIN), slice(MARGIN, -MARGIN))
@@ -594,7 +595,8 @@ def patches(count: int, size: int = 96, seed: int = 0) -> Patches:
         seed: same seed, same pixels. The global random state is not touched.
 
     Raises:
-        ValueError: for a count below 1, or a size below 48.
+        ValueError: for a count below 1, a size below 48, or one so large, from some 300 pixels on, that a tumour hardly
+            ever leaves room for patches without it.
     """
     if count < 1:
         raise ValueError(f"count = {count} is not a number of patches: give 1 or more")
@@ -644,11 +646,12 @@ def _window_means(values: Floats, starts: Ints, size: int) -> Floats:
 def _bordered(rng: Random, size: int) -> Bools:
     """Where the tumour of a patient grows, with the margin: room for patches with and without."""
     side = 4 * size + 2 * MARGIN
-    while True:
+    for _ in range(TRIES):
         tumour = _nests(rng, (side, side), float(rng.uniform(0.3, 0.45)))
         _, share = _shares(tumour[_CUT], size)
         if min((share == 0).sum(), (share >= SHARE).sum()) > TAKEN:
             return tumour
+    raise ValueError(f"size = {size}: {TRIES} tumours left no room for patches without any; give less, or use field()")
 
 
 def _pairs(rng: Random, light: Floats, tumour: Bools, size: int) -> list[list[tuple[int, int]]]:

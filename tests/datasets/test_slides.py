@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import sys
 from pathlib import Path
 from unittest import mock
@@ -237,9 +238,40 @@ def test_servers_that_cannot_are_told_in_one_line(path: Path, monkeypatch: pytes
                 slide.read(300, 200, 64)
             server.patience = 10**9
             assert slide.read(300, 200, 64).shape == (3, 64, 64)
+        with open_slide(server.url("slide.tif") + "?key=secret") as slide:
+            assert slide.name == "slide.tif"
         address = server.url("slide.tif")
     with pytest.raises(ConnectionError, match="cannot be reached"):
         open_slide(address)
+
+
+def test_a_server_that_fails_while_a_slide_is_opened_is_no_bad_slide(path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(slides, "REMOTE_BLOCK", 2**12)
+    with serving(path.parent) as server:
+        for patience in (1, 2):  # one range to see that it knows them, others of the slide's head
+            server.patience = len(server.ranges) + patience
+            with pytest.raises(ConnectionError, match="the server of '.*slide.tif' failed: ") as caught:
+                open_slide(server.url("slide.tif", "late"))
+            assert "\n" not in str(caught.value)
+
+
+def test_a_server_that_speaks_no_http_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object, **__: object) -> None:
+        raise http.client.BadStatusLine("nonsense\r\n")
+
+    monkeypatch.setattr(slides.urllib.request, "urlopen", fail)
+    with pytest.raises(ConnectionError, match="^'http://somewhere/slide.tif' cannot be reached: nonsense$"):
+        open_slide("http://somewhere/slide.tif")
+
+
+def test_a_lack_of_memory_is_no_damage(path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with open_slide(path) as slide:
+        monkeypatch.setattr(slide, "_decoded", fail)
+        with pytest.raises(MemoryError):
+            slide.read(0, 0, 64)
 
 
 def test_an_overview_is_the_whole_slide_reduced(tmp_path: Path, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch):
@@ -538,6 +570,15 @@ def test_a_failing_block_leaves_nothing_behind(tmp_path: Path):
     with pytest.raises(KeyboardInterrupt):
         write_pyramid(tmp_path / "x.tif", block, (3, 64, 64))
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_kill_left_behind_is_removed_by_the_next_run(tmp_path: Path):
+    left = tmp_path / ".x.tif.levels"
+    left.mkdir()
+    (left / "0").write_bytes(b"\x01" * (3 * 64 * 64))
+    write_pyramid(tmp_path / "x.tif", lambda *place: np.zeros((3, *place[2:]), np.uint8), (3, 64, 64))
+    assert [one.name for one in tmp_path.iterdir()] == ["x.tif"]
+    assert not tifffile.imread(tmp_path / "x.tif").any()
 
 
 def test_the_helpers_damage_what_they_say(tmp_path: Path):

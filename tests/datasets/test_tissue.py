@@ -217,6 +217,12 @@ def test_there_is_room_for_four_patches_of_each_label_at_any_size():
 # --- bad input --------------------------------------------------------------------------------------------------------
 
 
+def test_a_size_that_leaves_no_room_is_refused_instead_of_tried_for_ever(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tissue, "TRIES", 2)
+    with pytest.raises(ValueError, match="^size = 400: 2 tumours left no room for patches without any; give less, or"):
+        tissue.patches(2, 400)
+
+
 def test_bad_input_is_one_line():
     with pytest.raises(ValueError, match="^size = 0 has no pixels: give 1 or more in both directions$"):
         tissue.field(0)
