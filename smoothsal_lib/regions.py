@@ -67,9 +67,11 @@ def as_region(region: Region, pictures: int | None = None) -> Tensor:
         TypeError, ValueError: as :func:`over_region`.
     """
     try:
-        weights = torch.as_tensor(region)
+        # A copy of what is turned or mirrored, which torch does not take from NumPy.
+        weights = torch.as_tensor(np.ascontiguousarray(region) if isinstance(region, np.ndarray) else region)
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"expected the region as an array of booleans or weights, got {region!r:.80}") from None
+        shown = " ".join(f"{region!r:.80}".split())
+        raise TypeError(f"expected the region as an array of booleans or weights, got {shown}") from None
     if weights.is_complex():
         raise TypeError(f"expected a region of booleans or real weights, got {weights.dtype}")
     weights = weights.detach().to("cpu", torch.float64)

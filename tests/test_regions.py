@@ -275,6 +275,7 @@ NAN = torch.ones(20, 24)
 NAN[0, 0] = torch.nan
 BAD: dict[str, tuple[Any, type[Exception], str]] = {
     "no array": ("tumour", TypeError, "^expected the region as an array of booleans or weights, got 'tumour'$"),
+    "array of words": (np.array([["a"] * 24] * 20), TypeError, r"got array\(\[\['a', "),
     "complex": (torch.ones(20, 24, dtype=torch.complex64), TypeError, "real weights, got torch.complex64$"),
     "one axis": (torch.ones(20), ValueError, r"^expected a region of shape \(H, W\) or \(N, H, W\), got \(20,\)$"),
     "four axes": (torch.ones(2, 1, 20, 24), ValueError, r"got \(2, 1, 20, 24\)$"),
@@ -326,3 +327,4 @@ def test_a_dense_network_needs_a_region_and_a_classifier_none(dense: nn.Module, 
 def test_as_region_repeats_one_for_all_pictures():
     assert as_region(np.eye(3)).shape == (1, 3, 3)
     assert as_region(np.eye(3), 4).shape == (4, 3, 3)
+    assert torch.equal(as_region(np.eye(3)[::-1]), torch.eye(3, dtype=torch.float64).flip(0)[None])

@@ -38,7 +38,7 @@ from tqdm.auto import tqdm
 
 from smoothsal_lib.capture import logits_of
 from smoothsal_lib.datasets import tissue
-from smoothsal_lib.datasets.patches import Patches
+from smoothsal_lib.datasets.patches import GLASS, Patches
 from smoothsal_lib.datasets.shortcuts import chosen, pen_mark, stain_shift
 from smoothsal_lib.datasets.stains import shift
 from smoothsal_lib.evaluate import fingerprint
@@ -64,7 +64,7 @@ EVERYWHERE, MARK = "everywhere", "mark"
 NONE, RANDOM = "none", "random"
 FIXES = (NONE, "backward", "forward", "surrogate")
 LAYERS = (INPUT, "layer1.1", "layer2.1", "layer3.1", "layer4.1")
-GLASS = "_from_glass"  # a method that compares with bare glass, which is white, instead of with the mean colour
+FROM_GLASS = "_from_glass"  # a method that compares with bare glass, which is white, instead of with the mean colour
 # Of a gradient the magnitude counts; of a contribution the sign does, since only what speaks for tumour is wanted.
 METHODS = {
     "gradient": "abs_mean",
@@ -232,7 +232,7 @@ def slopes(model: nn.Module, images: Tensor) -> Values:
 
 def baselines(x: Tensor) -> dict[str, Tensor]:
     """What DeepLift and integrated gradients compare normalised pictures (N, 3, H, W) with, in the shape of these."""
-    return {"mean_colour": torch.zeros_like(x), "glass": normalize(torch.ones_like(x))}
+    return {"mean_colour": torch.zeros_like(x), "glass": GLASS.to(x).expand_as(x)}
 
 
 def evenness(maps: Tensor) -> Tensor:
@@ -276,7 +276,8 @@ def map_values(
         shapes = {name: places[name].shape[1:] if name in places else size for name in LAYERS}
         attributions = {name: random_maps(x.new_empty((len(x), 1, *shape)), seed) for name, shape in shapes.items()}
     else:
-        name, baseline = method.removesuffix(GLASS), baselines(x)["glass" if method.endswith(GLASS) else "mean_colour"]
+        name = method.removesuffix(FROM_GLASS)
+        baseline = baselines(x)["mean_colour" if name == method else "glass"]
         attributions = explain(model, x, 0, LAYERS, name, fix, baseline, STEPS)
     found: dict[Quantity, Tensor] = {}
     for layer, attribution in attributions.items():

@@ -43,7 +43,7 @@ def auc_interval(
     Args:
         scores: (N,) numbers.
         labels: (N,) booleans, or 0 and 1.
-        patients: (N,) integers: who each score belongs to.
+        patients: (N,) numbers: who each score belongs to.
         level: the share of the draws between the bounds.
         resamples: how often patients are drawn.
         seed: of the draws. The global random state is not touched.
@@ -71,7 +71,7 @@ def auc_interval(
 
 
 def _checked(scores: Tensor, labels: Tensor, patients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same on the CPU: float64, bool, int64."""
+    """The same on the CPU; scores in float64, labels as booleans."""
     if scores.ndim != 1 or scores.shape != labels.shape or scores.shape != patients.shape:
         shapes = ", ".join(str(tuple(values.shape)) for values in (scores, labels, patients))
         raise ValueError(f"expected scores, labels and patients of one shape (N,), got {shapes}")
@@ -83,7 +83,7 @@ def _checked(scores: Tensor, labels: Tensor, patients: Tensor) -> tuple[Tensor, 
     positives = int((labels != 0).sum())
     if positives in (0, len(labels)):
         raise ValueError(f"expected labels of both classes, got {positives} positives among {len(labels)}")
-    return scores.detach().cpu().double(), labels.cpu() != 0, patients.cpu().long()
+    return scores.detach().cpu().double(), labels.cpu() != 0, patients.cpu()
 
 
 def _wins(scores: Tensor, labels: Tensor, patients: Tensor) -> tuple[Tensor, Tensor, Tensor]:

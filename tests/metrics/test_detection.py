@@ -75,6 +75,11 @@ def test_the_interval_is_that_of_drawn_patients():
     assert high == pytest.approx(values.quantile(0.75, interpolation="nearest").item(), abs=1e-12)
 
 
+def test_patients_may_be_any_numbers():
+    scores, labels, patients = cases()
+    assert auc_interval(scores, labels, patients / 10) == auc_interval(scores, labels, patients)
+
+
 def test_draws_of_one_class_are_drawn_again():
     """Of two patients with a class each, only the draw of both counts, and it has the AUC of all."""
     scores, labels, patients = (
