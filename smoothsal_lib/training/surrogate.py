@@ -163,8 +163,10 @@ def write_card(name: str, surrogate: Surrogate, record: dict[str, Any], out: Pat
 def compare(model: nn.Module, arguments: argparse.Namespace) -> dict[str, dict]:
     """One row a recipe: ours with and without its gradient descent, and the paper's."""
     name = arguments.model
-    few = training_images(name, arguments.images, arguments.data)
-    paper = training_images(name, arguments.paper_images, arguments.data)
+    few, paper = (
+        training_images(name, count, arguments.data).to(arguments.device)
+        for count in (arguments.images, arguments.paper_images)
+    )
     fits: dict[str, tuple[Tensor, dict[str, Any]]] = {
         "least squares": (few, {}),
         "least squares, no descent": (few, {"epochs": 0}),

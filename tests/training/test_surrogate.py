@@ -1,5 +1,6 @@
 """The command that fits, measures and stores a surrogate."""
 
+import argparse
 import json
 
 import pytest
@@ -29,6 +30,23 @@ def test_card_and_record(made):
     assert "Top-1" in card and "layer2.0.conv1" in card and "{" not in card
     record = json.loads((made / "results" / "tiny_resnet_surrogate.json").read_text())
     assert {"command", "versions", "device", "date", "top1", "agreement"} <= set(record)
+
+
+def test_recipes_are_compared_on_the_device_that_was_asked_for(tmp_path, monkeypatch):
+    seen = []
+
+    def fit_and_measure(name, model, images, data, **options):
+        seen.append((images.device.type, len(images), options.get("epochs"), options.get("recipe")))
+        return None, {"top1": 0.5}
+
+    monkeypatch.setattr(surrogate, "training_images", lambda name, count, data: torch.zeros(count, 3, 8, 8))
+    monkeypatch.setattr(surrogate, "fit_and_measure", fit_and_measure)
+    arguments = argparse.Namespace(
+        model="tiny_resnet", images=16, paper_images=24, data=None, out=tmp_path, seed=0, device="meta"
+    )
+    rows = surrogate.compare(None, arguments)
+    assert seen == [("meta", 16, None, None), ("meta", 16, 0, None), ("meta", 24, None, "paper")]
+    assert list(rows) == ["least squares", "least squares, no descent", "paper, 24 images"]
 
 
 # --- of the networks for tissue ---------------------------------------------------------------------------------------
