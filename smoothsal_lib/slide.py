@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from smoothsal_lib.camelyon import load_camelyon_model
 from smoothsal_lib.capture import capture, check_target, logits_of, record_activations
 from smoothsal_lib.datasets.patches import GLASS
 from smoothsal_lib.datasets.slides import (
@@ -348,6 +349,7 @@ def probe(model: nn.Module, plan: SlidePlan, size: tuple[int, int] | None = None
     elif last is not None:
         positions = last.shape[1] * last.shape[2]
         found = _linear(model, last.name, noise[..., : 4 * stride, : 4 * stride], classes)
+        found = found or _linear(model, last.name, noise, classes)  # a network that refuses small pictures
         if found is not None:
             detector, answer = Detector(False, last.name, *found), last
     return View(target, layers.get(plan.layer, picture), positions, stride, detector, answer)
@@ -465,6 +467,12 @@ def explain_slide(
     if not grid.tiles:
         raise ValueError(f"no tissue on {slide.name!r}: a mask of 0 pixels takes all tiles")
     view = probe(model, plan, grid.size)
+    reach = view.answer.shape[2] * view.answer.stride[1]
+    if len(grid.tiles) > 1 and plan.tile - plan.overlap > reach and view.answer.shape[2] > 1:
+        raise ValueError(
+            f"overlap = {plan.overlap} leaves gaps between the answers of this {type(model).__name__}, which looks "
+            f"through windows: give at least {plan.tile - reach} pixels"
+        )
     settings = {"slide": slide.name, "dimensions": slide.dimensions, "slide_mpp": slide.mpp, **asdict(plan)}
     settings |= {"model": type(model).__name__, "weights": fingerprint(model, surrogate), "tiles": len(grid.tiles)}
     ledger = Ledger(out / "tiles.partial.jsonl", settings)
@@ -606,6 +614,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("slide", help="a TIFF or SVS file, or its http address")
     made.add_argument("--out", type=Path, required=True, help=f"the folder for {HEATMAP}, {PICTURE} and {SUMMARY}")
     made.add_argument("--model", default="tissue_resnet", help="a name for load_model (default: %(default)s)")
+    made.add_argument("--weights", type=Path, help="file of the Camelyon16 detector that MONAI publishes, for --model")
     made.add_argument("--layer", required=True, help="of the network, or input")
     made.add_argument("--method", default=default.method, help=f"out of {', '.join(METHODS)} (default: %(default)s)")
     made.add_argument("--baseline", default=default.baseline, help="of DeepLift: glass, or mean for photographs' grey")
@@ -631,9 +640,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     chosen = {name: getattr(options, name) for name in asdict(SlidePlan(INPUT))}
     plan = SlidePlan(**chosen)
     polygons = load_annotations(options.annotations) if options.annotations else {}
-    model = load_model(options.model).to(options.device)
+    model = load_camelyon_model(options.weights) if options.weights else load_model(options.model)
+    model = model.to(options.device)
     surrogate = None
     if plan.fix == "surrogate":
+        if options.weights and not options.surrogate:
+            raise ValueError("no surrogate of other weights ships with the library: give --surrogate")
         surrogate = Surrogate.load(options.surrogate) if options.surrogate else load_surrogate(options.model)
         surrogate = surrogate.to(options.device)
     with open_slide(options.slide, options.slide_mpp) as slide:
@@ -643,7 +655,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         words += ["--surrogate", options.surrogate.name] if options.surrogate else []
         words += [f"--slide-mpp {options.slide_mpp}"] if options.slide_mpp else []
         words += ["--annotations", options.annotations.name] if options.annotations else []
-        command = " ".join(["smoothsal_lib slide", slide.name, f"--model {options.model}", *words])
+        network = f"--weights {options.weights.name}" if options.weights else f"--model {options.model}"
+        command = " ".join(["smoothsal_lib slide", slide.name, network, *words])
         summary = explain_slide(slide, model, plan, options.out, polygons, surrogate, command, progress=True)
     print(f"{summary['explained']} of {summary['tiles']} tiles explained: {options.out / HEATMAP}")
     for one in summary["skipped"]:

@@ -25,6 +25,7 @@ from PIL import Image
 
 import smoothsal_lib.__main__ as command_line
 from smoothsal_lib import slide as slide_module
+from smoothsal_lib.camelyon import CamelyonResNet18
 from smoothsal_lib.datasets import slides
 from smoothsal_lib.datasets.patches import GLASS
 from smoothsal_lib.datasets.slides import Slide, load_annotations, open_slide, tile_grid
@@ -373,7 +374,9 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tissue: Path, tmp_pat
     """Killed between the maps of a batch and its line in the ledger, or right after that line."""
     wanted, out = SlidePlan("layer2.1", **SMALL), tmp_path / "killed"
     command = [sys.executable, "-c", textwrap.dedent(CHILD), str(tissue), str(out), when]
-    killed = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    # Sums are rounded as the number of threads has it, and the bytes are to be the same.
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    killed = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **threads})
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     lines = (out / "tiles.partial.jsonl").read_text().splitlines()
     assert len(lines) == 1 + (2 if when == "before" else 3) and not (out / HEATMAP).exists()
@@ -506,6 +509,37 @@ def test_the_command_explains_a_slide(
         "--slide-mpp 0.5 --annotations a.xml"
     )
     assert {"torch", "tiffslide", "tifffile"} <= set(summary["versions"]) and (out / HEATMAP).is_file()
+
+
+def test_the_papers_detector_answers_window_by_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It looks through windows of 224 pixels, refuses smaller pictures, and has no answers near a tile's edge."""
+    weights, out = tmp_path / "model.pt", tmp_path / "out"
+    model = seeded(CamelyonResNet18)
+    torch.save(model.state_dict(), weights)
+    x = torch.randn(1, 3, 448, 448, generator=torch.Generator().manual_seed(0))
+    wanted = SlidePlan("layer4.1", method="gradient", fix="none", tile=448, overlap=224)
+    view = probe(model, wanted)
+    assert view.detector.layer is not None and view.answer.shape[1:] == (8, 8) and view.answer.stride == (32, 32)
+    local = view.maps(model, x, wanted)[1].logit()
+    torch.testing.assert_close(local.mean((1, 2)), model(x)[:, 0].detach(), atol=1e-4, rtol=1e-4)
+    slide = write(tmp_path / "slide.tif", noise(448, 672), mpp=0.25)
+    words = (
+        f"--weights {weights} --layer layer4.1 --method gradient --fix none --mpp 0.25 --mask 0 --device cpu".split()
+    )
+    words += ["--device", "cpu", "--tile", "448", "--out", str(out), "--overlap"]
+    arguments = ["smoothsal_lib", "slide", str(slide), *words]
+    monkeypatch.setattr(sys, "argv", [*arguments, "96"])
+    with pytest.raises(SystemExit, match="overlap = 96 leaves gaps between the answers .*: give at least 192 pixels$"):
+        command_line.main()
+    monkeypatch.setattr(sys, "argv", [*arguments, "224"])
+    command_line.main()
+    summary = json.loads((out / SUMMARY).read_text())
+    assert summary["explained"] == 2 and summary["local_probability"] and "--weights model.pt" in summary["command"]
+    heat = tifffile.imread(out / HEATMAP)
+    assert (heat[2] == 1).all() and (heat[1] > 0).all() and np.abs(heat[0]).max() > 0
+    monkeypatch.setattr(sys, "argv", [*arguments, "224", "--fix", "surrogate"])
+    with pytest.raises(SystemExit, match="no surrogate of other weights ships with the library: give --surrogate$"):
+        command_line.main()
 
 
 def test_the_command_tells_mistakes_in_one_line(tissue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -78,7 +78,7 @@ def prediction_difference(
         (N,) floats; over all classes between 0 and 2 with softmax, for the label alone between 0 and 1.
 
     Raises:
-        ValueError: when the shapes differ, or for an unknown activation.
+        ValueError: when the shapes differ, for an unknown activation, or for the softmax of a single output.
     """
     _check(original, repaired)
     difference = (probabilities(original, activation) - probabilities(repaired, activation)).abs()
@@ -93,8 +93,10 @@ def probabilities(logits: Tensor, activation: str = "softmax") -> Tensor:
     """Logits (N, classes) as probabilities, by ``"softmax"`` or ``"sigmoid"``.
 
     Raises:
-        ValueError: for another activation.
+        ValueError: for another activation, or the softmax of a single output, which is always 1.
     """
     if activation not in ("softmax", "sigmoid"):
         raise ValueError(f"unknown activation {activation!r}: choose 'softmax' or 'sigmoid'")
+    if activation == "softmax" and logits.shape[1] == 1:
+        raise ValueError("the softmax of a single output is always 1: use activation='sigmoid'")
     return logits.softmax(1) if activation == "softmax" else logits.sigmoid()
