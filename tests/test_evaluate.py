@@ -254,7 +254,7 @@ def test_what_a_plan_needs_and_does_not_have(model, benchmark, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("", "usage: python -m smoothsal_lib {evaluate,report} ..."),
+        ("", "usage: python -m smoothsal_lib {evaluate,report,slide} ..."),
         ("evaluate --out {out} --fix blur", "python -m smoothsal_lib evaluate: unknown fixes 'blur'"),
         ("evaluate --out {out} --folder {out}", "python -m smoothsal_lib evaluate: no tiny-imagenet-100 in"),
         ("report nothing", "python -m smoothsal_lib report: no results 'nothing'"),
