@@ -61,7 +61,7 @@ from smoothsal_lib.extract import REDUCTIONS, saliency_map
 from smoothsal_lib.fixes import NAMES, Surrogate
 from smoothsal_lib.layers import INPUT, HiddenLayer, check_images, hidden_layers, total_stride
 from smoothsal_lib.ledger import Ledger
-from smoothsal_lib.models import load_model, load_surrogate, normalize
+from smoothsal_lib.models import WINDOW, load_model, load_surrogate, normalize
 from smoothsal_lib.record import provenance
 from smoothsal_lib.state import preserved
 
@@ -348,8 +348,7 @@ def probe(model: nn.Module, plan: SlidePlan, size: tuple[int, int] | None = None
         positions = answer.shape[1] * answer.shape[2]
     elif last is not None:
         positions = last.shape[1] * last.shape[2]
-        found = _linear(model, last.name, noise[..., : 4 * stride, : 4 * stride], classes)
-        found = found or _linear(model, last.name, noise, classes)  # a network that refuses small pictures
+        found = _linear(model, last.name, noise, classes, (4 * stride, WINDOW))
         if found is not None:
             detector, answer = Detector(False, last.name, *found), last
     return View(target, layers.get(plan.layer, picture), positions, stride, detector, answer)
@@ -368,25 +367,30 @@ def _dense_answer(model: nn.Module, noise: Tensor, output: Tensor, stride: int) 
     return HiddenLayer("", (1, *output.shape[2:]), (steps[0], steps[1]), (rows, columns))
 
 
-def _linear(model: nn.Module, layer: str, noise: Tensor, classes: int) -> tuple[Tensor, Tensor] | None:
+def _linear(
+    model: nn.Module, layer: str, noise: Tensor, classes: int, sides: Sequence[int]
+) -> tuple[Tensor, Tensor] | None:
     """Weights (classes, C) and bias (classes,) of a linear classifier behind average pooling; None for any other.
 
-    The gradient of a logit is then its weights divided by the number of positions. That the local logits have the mean
-    that they should is checked on another picture.
+    It is asked about the first of these sizes of a picture that it does not refuse. The gradient of a logit is then its
+    weights divided by the number of positions. That the local logits have the mean that they should is checked on
+    another picture.
     """
+    side, *larger = sides
+    picture = noise[..., :side, :side]
     try:
         parts = []
         for first in range(0, classes, CLASSES_AT_ONCE):
             targets = list(range(first, min(first + CLASSES_AT_ONCE, classes)))
-            pictures = noise.expand(len(targets), -1, -1, -1)
+            pictures = picture.expand(len(targets), -1, -1, -1)
             parts.append(capture(model, pictures, layer, targets, activations=False).gradients[layer].sum((2, 3)))
         weight = torch.cat(parts)
         here, there = (
             (logits_of(model, x)[0], weight @ record_activations(model, x, layer)[layer].mean((0, 2, 3)))
-            for x in (noise, noise.flip(3) * 2 + 1)
+            for x in (picture, picture.flip(3) * 2 + 1)
         )
     except (RuntimeError, ValueError):  # another size than the network was made for
-        return None
+        return _linear(model, layer, noise, classes, larger) if larger else None
     bias = here[0] - here[1]
     close = CLOSE * float(there[0].abs().max().clamp(min=float(there[1].abs().max())))
     return (weight, bias) if float((there[1] + bias - there[0]).abs().max()) <= close else None

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from smoothsal_lib.datasets.patches import Patches
+from smoothsal_lib.datasets.patches import Patches, together
 from smoothsal_lib.datasets.stains import optical_density
 from smoothsal_lib.datasets.tiny_imagenet import data_root
 from smoothsal_lib.nuclei import nuclear_mask, without_specks
@@ -132,14 +132,7 @@ def patches(
         if size > min(height, width):
             raise ValueError(f"size = {size} does not fit {whole.names[0]!r} of {height} x {width} pixels")
         cuts.append(_cut(whole, size, stride))
-    return Patches(
-        torch.cat([cut.images for cut in cuts]),
-        torch.cat([cut.labels for cut in cuts]),
-        torch.cat([cut.patients for cut in cuts]),
-        {name: torch.cat([cut.masks[name] for cut in cuts]) for name in cuts[0].masks},
-        [name for cut in cuts for name in cut.names],
-        MPP,
-    )
+    return together(cuts)
 
 
 def images(

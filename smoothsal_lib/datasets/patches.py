@@ -78,3 +78,29 @@ class Patches:
     def of_patients(self, patients: Sequence[int]) -> Patches:
         """The patches of these patients alone, in the order in which they stand."""
         return self[torch.isin(self.patients, torch.as_tensor(list(patients), dtype=self.patients.dtype))]
+
+
+def together(parts: Sequence[Patches]) -> Patches:
+    """Several sets of patches of one size as one, in their order, with the masks of the first of them.
+
+    Args:
+        parts: one or more, all with names and these masks.
+    """
+    return Patches(
+        torch.cat([part.images for part in parts]),
+        torch.cat([part.labels for part in parts]),
+        torch.cat([part.patients for part in parts]),
+        {name: torch.cat([part.masks[name] for part in parts]) for name in parts[0].masks},
+        [name for part in parts for name in part.names],
+        parts[0].mpp,
+    )
+
+
+def pictures(patches: Patches) -> Tensor:
+    """(N,) which picture each patch was cut from, 0, 1, ... in the order of their first patches.
+
+    It is what a patch's name has before the first slash: ``"testB_12/0-64"`` belongs to ``"testB_12"``.
+    """
+    origins = [name.split("/")[0] for name in patches.names]
+    known = {origin: i for i, origin in enumerate(dict.fromkeys(origins))}
+    return torch.tensor([known[origin] for origin in origins], dtype=torch.int64)

@@ -27,7 +27,7 @@ def options(
         counts: ``option=(default, help)``; a default of ``None`` stands for all.
     """
     parser = argparse.ArgumentParser(description=(description or name).split("\n")[0])
-    parser.add_argument("--data", type=Path, help="folder with tiny-imagenet-100 (default: $SMOOTHSAL_DATA)")
+    parser.add_argument("--data", type=Path, help="folder with the data (default: $SMOOTHSAL_DATA)")
     parser.add_argument("--out", type=Path, default=Path("data/results"), help=f"where {name}.json goes")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     for option, (default, text) in counts.items():

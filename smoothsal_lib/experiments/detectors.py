@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from smoothsal_lib.capture import Layers
 from smoothsal_lib.datasets import glas, tissue
-from smoothsal_lib.datasets.patches import GLASS, Patches
+from smoothsal_lib.datasets.patches import GLASS, Patches, pictures
 from smoothsal_lib.datasets.stains import separate
 from smoothsal_lib.evaluate import OUTPUT, fingerprint
 from smoothsal_lib.experiments.command import options, save
@@ -72,13 +72,6 @@ class Source:
     patches: Callable[[Path | None, int], Patches]
     clusters: Callable[[Patches], Tensor]
     clustered_by: str
-
-
-def pictures(patches: Patches) -> Tensor:
-    """(N,) which picture each patch was cut from: what its name has before the first slash."""
-    origins = [name.split("/")[0] for name in patches.names]
-    known = {origin: i for i, origin in enumerate(dict.fromkeys(origins))}
-    return torch.tensor([known[origin] for origin in origins], dtype=torch.int64)
 
 
 def evenly(places: Tensor, count: int) -> Tensor:

@@ -26,7 +26,7 @@ from smoothsal_lib.experiments.command import options, save
 from smoothsal_lib.experiments.estimate import estimate
 from smoothsal_lib.metrics.detection import auc, auc_interval
 from smoothsal_lib.nuclei import segment_nuclei
-from smoothsal_lib.training.colours import STATISTICS, colour_statistics, logistic_regression
+from smoothsal_lib.training.colours import STATISTICS, colour_scores, colour_statistics
 
 SIZE = (453, 589)  # of a generated picture, as that of most pictures of GlaS: 0.1 square millimetres
 SHARE = 0.5  # of a picture with tumour that is tumour, as in the malignant pictures of GlaS
@@ -134,10 +134,7 @@ def colour_leak(fitted: Patches, asked: Patches, features: Callable[[Tensor], Te
     Returns:
         The AUC on ``asked``, and the bounds of its 95 % interval over patients.
     """
-    known, others = features(fitted.images), features(asked.images)
-    mean, spread = known.mean(0), known.std(0, correction=0).clamp(min=1e-12)
-    weights = logistic_regression((known - mean) / spread, fitted.labels)
-    scores = ((others - mean) / spread) @ weights[:-1]
+    scores = colour_scores(fitted, asked, features)
     bounds = auc_interval(scores, asked.labels, asked.patients)
     found = zip(("mean", "low", "high"), (auc(scores, asked.labels), *bounds), strict=True)
     return {name: float(f"{value:.6g}") for name, value in found}

@@ -6,6 +6,8 @@ nothing of tissue. Logistic regression on a patch's colour statistics tells how 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -35,7 +37,7 @@ def colour_statistics(images: Tensor, batch: int = 256) -> Tensor:
     return torch.cat(found)
 
 
-def colour_scores(train: Patches, test: Patches) -> Tensor:
+def colour_scores(train: Patches, test: Patches, statistics: Callable[[Tensor], Tensor] = colour_statistics) -> Tensor:
     """Logits of tumour from colour statistics alone: logistic regression, fitted to ``train``.
 
     The weights minimise the summed cross-entropy and half the sum of their squares (:data:`RIDGE`), on statistics with
@@ -44,14 +46,15 @@ def colour_scores(train: Patches, test: Patches) -> Tensor:
     Args:
         train: patches to learn from.
         test: patches of other patients.
+        statistics: from images (N, 3, H, W) uint8 to what is known of them, (N, F) float64.
 
     Returns:
         (N,) float64, for the patches of ``test``.
     """
-    features = colour_statistics(train.images)
+    features = statistics(train.images)
     mean, spread = features.mean(0), features.std(0, correction=0).clamp(min=1e-12)
     weights = logistic_regression((features - mean) / spread, train.labels)
-    return _with_constant((colour_statistics(test.images) - mean) / spread) @ weights
+    return _with_constant((statistics(test.images) - mean) / spread) @ weights
 
 
 def logistic_regression(features: Tensor, labels: Tensor, ridge: float = RIDGE) -> Tensor:

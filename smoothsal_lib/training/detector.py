@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from smoothsal_lib.datasets import glas, tissue
-from smoothsal_lib.datasets.patches import Patches
+from smoothsal_lib.datasets.patches import Patches, pictures, together
 from smoothsal_lib.datasets.stains import jitter
 from smoothsal_lib.fixes import Fix
 from smoothsal_lib.metrics.detection import auc, auc_interval
@@ -231,14 +231,9 @@ def detection_figures(scores: Tensor, colours: Tensor, labels: Tensor, patients:
 
 
 def per_picture(values: Tensor, patches: Patches) -> Tensor:
-    """The mean over the patches of each picture, in the order in which pictures first appear: (N,) to (P,) float64.
-
-    A patch's picture is its name up to the slash: ``"testB_12/0-64"`` belongs to ``"testB_12"``.
-    """
-    pictures: dict[str, int] = {}
-    owner = torch.tensor([pictures.setdefault(name.split("/")[0], len(pictures)) for name in patches.names])
-    sums = torch.zeros(len(pictures), dtype=torch.float64).index_add_(0, owner, values.double())
-    return sums / torch.bincount(owner)
+    """The mean over the patches of each of the pictures they were cut from: (N,) to (P,) float64."""
+    owner = pictures(patches)
+    return torch.bincount(owner, values.double()) / torch.bincount(owner)
 
 
 def by_patch_and_picture(scores: Tensor, colours: Tensor, patches: Patches) -> dict[str, dict[str, Any]]:
@@ -358,18 +353,12 @@ def cross_validate(name: str, recipe: Recipe, arguments: argparse.Namespace) -> 
         parts.append(test_set)
         alone = {"auc": auc(scores[-1], test_set.labels), "auc_colour": auc(colours[-1], test_set.labels)}
         folds.append({**_counts(test_set), **alone})
-    together = Patches(
-        torch.cat([part.images for part in parts]),
-        torch.cat([part.labels for part in parts]),
-        torch.cat([part.patients for part in parts]),
-        names=[word for part in parts for word in part.names],
-    )
     return {
         **provenance(_command(name, recipe, arguments) + " --cross-validate", device),
         "data": "GlaS, four folds of patients",
         "recipe": asdict(recipe),
         "folds": folds,
-        "figures": by_patch_and_picture(torch.cat(scores), torch.cat(colours), together),
+        "figures": by_patch_and_picture(torch.cat(scores), torch.cat(colours), together(parts)),
     }
 
 
