@@ -12,21 +12,21 @@ def hint(text: str) -> None:
     print(f"Not yet: {text}.")
 
 
-def verdict(right: bool, why: str, hint: str) -> None:
-    """Print that the answer is right and why, or the hint."""
+def verdict(right: bool, why: str, otherwise: str) -> None:
+    """Print that the answer is right and why, or what is missing."""
     if right:
         print(f"Correct: {why}.")
     else:
-        hint(hint)
+        hint(otherwise)
 
 
 def untouched(answer: object) -> bool:
     """Whether the exercise has not been tried; says so."""
     parts = answer.values() if isinstance(answer, dict) else answer if isinstance(answer, (list, tuple, set)) else ()
-    untouched = answer is ... or any(part is ... for part in parts)
-    if untouched:
+    dots = answer is ... or any(part is ... for part in parts)
+    if dots:
         print("Your answer goes in place of the dots.")
-    return untouched
+    return dots
 
 
 def as_numbers(answer: object, count: int | None = None) -> list[float] | None:
