@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 
@@ -30,9 +32,9 @@ def untouched(answer: object) -> bool:
 
 
 def as_numbers(answer: object, count: int | None = None) -> list[float] | None:
-    """The answer as a list of numbers, from a number, a list or a tensor; ``None`` when it is none of these."""
+    """The answer as a list of numbers, from a number, list, array or tensor; ``None`` when it is none of these."""
     try:
-        values = answer.flatten().tolist() if isinstance(answer, Tensor) else answer
+        values = answer.flatten().tolist() if isinstance(answer, Tensor | np.ndarray) else answer
         numbers = (
             [float(v) for v in values]
             if isinstance(values, Iterable) and not isinstance(values, str)
@@ -41,3 +43,14 @@ def as_numbers(answer: object, count: int | None = None) -> list[float] | None:
     except (TypeError, ValueError):
         return None
     return numbers if count is None or len(numbers) == count else None
+
+
+def attempt(function: object, *inputs: object) -> Any:
+    """What the reader's function makes of the inputs; ``None``, and a hint, where it raises or returns nothing."""
+    if not callable(function):
+        return hint("hand over the function itself, without calling it")
+    try:
+        found = function(*inputs)
+    except Exception as error:  # whatever a reader's function may raise, a check does not
+        return hint(f"the function raises {type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}")
+    return hint("the function returns nothing") if found is None else found
