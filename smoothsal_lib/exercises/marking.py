@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 
@@ -43,6 +44,14 @@ def as_numbers(answer: object, count: int | None = None) -> list[float] | None:
     except (TypeError, ValueError):
         return None
     return numbers if count is None or len(numbers) == count else None
+
+
+def as_tensor(answer: object) -> Tensor | None:
+    """The answer as a detached float64 tensor on the CPU, from what ``torch.as_tensor`` takes; ``None`` for others."""
+    try:
+        return torch.as_tensor(answer).detach().cpu().double()
+    except (TypeError, ValueError, RuntimeError):
+        return None
 
 
 def attempt(function: object, *inputs: object) -> Any:
