@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from smoothsal_lib.datasets.photos import load_photo
+from smoothsal_lib.state import preserved
 
 
 def hint(text: str) -> None:
@@ -61,5 +64,42 @@ def attempt(function: object, *inputs: object) -> Any:
     try:
         found = function(*inputs)
     except Exception as error:  # whatever a reader's function may raise, a check does not
-        return hint(f"the function raises {type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}")
+        return hint(f"the function raises {told(error)}")
     return hint("the function returns nothing") if found is None else found
+
+
+def told(error: Exception) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": .")
+
+
+def picture_for(network: object) -> Tensor | None:
+    """A photograph (1, C, H, W) that the reader's network takes; ``None``, and a hint, where there is none.
+
+    It has the channels that the first convolution wants, and the first of some usual sizes at which the network returns
+    finite logits (1, classes). The network is left as it was.
+    """
+    if not isinstance(network, nn.Module):
+        hint(f"hand over the network itself, a torch.nn.Module and not {type(network).__name__}")
+        return None
+    first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is None:
+        hint(f"{type(network).__name__} has no convolution: take a CNN")
+        return None
+    why = ""
+    for size in (224, 128, 64, 32, 28):
+        photo, _ = load_photo("chelsea", size)
+        if first.in_channels != 3:
+            photo = photo.mean(1, keepdim=True).expand(-1, first.in_channels, -1, -1)
+        x = photo.to(first.weight)
+        try:
+            with preserved(network), torch.no_grad():
+                logits = network(x)
+        except Exception as error:  # whatever a reader's network may raise, a check does not
+            why = f"it raises {told(error)}"
+            continue
+        if isinstance(logits, Tensor) and logits.ndim == 2 and bool(torch.isfinite(logits).all()):
+            return x
+        why = "it should return finite logits (N, classes)"
+    hint(f"the network takes no photograph of 224, 128, 64, 32 or 28 pixels: {why}")
+    return None
