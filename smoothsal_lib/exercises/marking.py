@@ -44,7 +44,7 @@ def as_numbers(answer: object, count: int | None = None) -> list[float] | None:
             if isinstance(values, Iterable) and not isinstance(values, str)
             else [float(values)]  # type: ignore[arg-type]
         )
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):  # the last by a tensor of several numbers inside a list
         return None
     return numbers if count is None or len(numbers) == count else None
 
