@@ -57,8 +57,8 @@ class Plan:
     """All that the results of a run depend on.
 
     Attributes:
-        model: a name for :func:`smoothsal_lib.load_model`.
-        data: a name for :func:`smoothsal_lib.datasets.benchmark.open_benchmark`.
+        model: a name for :func:`smoothsal_lib.load_model`; what you like for a network of your own.
+        data: a name for :func:`smoothsal_lib.datasets.benchmark.open_benchmark`; what you like for images of your own.
         images: how many, spread evenly over the classes; ``None`` for all.
         fixes: ``"none"``, names of fixes, ``"surrogate"``.
         methods: names for :func:`smoothsal_lib.explain`, cells of extract & aggregate such as ``"conv3x3+l2"``,
@@ -187,7 +187,6 @@ def check_plan(plan: Plan) -> None:
         ValueError: with the offending value and what would be right.
     """
     known = {
-        "data": BENCHMARKS,
         "fixes": ("none", *NAMES, "surrogate"),
         "sampling": ("none", *SAMPLINGS),
         "measures": MEASURES,

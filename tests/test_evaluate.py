@@ -222,7 +222,6 @@ def test_statistics():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"data": "cifar"}, "unknown data 'cifar': choose out of tiny-imagenet-100, "),
         ({"fixes": ("none", "blur")}, "unknown fixes 'blur': choose out of none, backward, "),
         ({"methods": ("lime",)}, "unknown method 'lime': did you mean "),
         ({"measures": ("auc",)}, "unknown measures 'auc': choose out of top1, "),
@@ -243,6 +242,13 @@ def test_a_plan_with_something_unknown(wrong, message):
         check_plan(replace(PLAN, **wrong))
 
 
+def test_images_of_ones_own_need_no_known_name(model, benchmark, tmp_path):
+    mine = replace(benchmark, name="mine", description="my pictures", boxes=None)
+    plan = replace(PLAN, model="my network", data="mine", images=2, measures=("total_variation",))
+    known = run(replace(plan, data=PLAN.data), model, benchmark, tmp_path / "known")
+    assert run(plan, model, mine, tmp_path / "mine") == known
+
+
 def test_what_a_plan_needs_and_does_not_have(model, benchmark, tmp_path):
     with pytest.raises(ValueError, match="asks for a surrogate of tiny_resnet, and none was given"):
         evaluate(replace(PLAN, fixes=("surrogate",)), model, benchmark, Ledger(tmp_path / "a", {}))
@@ -256,6 +262,10 @@ def test_what_a_plan_needs_and_does_not_have(model, benchmark, tmp_path):
     [
         ("", "usage: python -m smoothsal_lib {evaluate,report,slide} ..."),
         ("evaluate --out {out} --fix blur", "python -m smoothsal_lib evaluate: unknown fixes 'blur'"),
+        (
+            "evaluate --out {out} --data cifar",
+            "python -m smoothsal_lib evaluate: unknown benchmark 'cifar': choose one of",
+        ),
         ("evaluate --out {out} --folder {out}", "python -m smoothsal_lib evaluate: no tiny-imagenet-100 in"),
         ("report nothing", "python -m smoothsal_lib report: no results 'nothing'"),
     ],
