@@ -15,7 +15,7 @@ from smoothsal_lib.state import preserved
 
 def hint(text: str) -> None:
     """Print what is missing from an answer."""
-    print(f"Not yet: {text}.")
+    print(f"Not yet: {text}" + "." * (not text.endswith("?")))
 
 
 def verdict(right: bool, why: str, otherwise: str) -> None:
