@@ -3,6 +3,8 @@
     python book/build.py book                      execute what changed, then build the site (this is `make book`)
     python book/build.py execute 03-checkerboard   execute the named chapters only, changed or not
     python book/build.py html                      build the site from the stored notebooks (this is `make html`)
+    python book/build.py book --model resnet34     the same with another network, beneath _build/resnet34/
+    python book/build.py times                     measure how long each chapter takes, and write it into the chapters
     python book/build.py badges                    carry the address of _config.yml into README.md and its like
 
 A chapter is written in ``book/src/NAME.md`` and stored with its outputs as ``book/NAME.ipynb``; a page without code is
@@ -16,12 +18,12 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import io
 import json
 import os
 import platform
 import re
 import shutil
-import struct
 import subprocess
 import sys
 import sysconfig
@@ -39,12 +41,18 @@ import nbformat
 import yaml
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from PIL import Image
+
+from smoothsal_lib import runtime
+from smoothsal_lib.models import EMBEDDED, load_model
+from smoothsal_lib.record import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"
 SOURCES = BOOK / "src"
 BUILD = ROOT / "_build"
 RECORD = BUILD / "execution.json"
+TIMES = ROOT / "data" / "results" / "chapter_times.json"
 FRONT_PAGES = ("index.html", "intro.html")
 
 CELL_TIMEOUT = 600  # seconds
@@ -52,21 +60,27 @@ SIZE_LIMIT = 1_000_000  # bytes of one notebook
 NPM_TIMEOUT = 60  # seconds
 ALT_LENGTH = 20  # characters; shorter than that, a text cannot stand for a picture
 ADDED_BY_BUILD = "added-by-build"  # tag of the cells that are in the notebook and not in the Markdown
+FOLDED = {"hide-cell", "hide-input", "remove-input", ADDED_BY_BUILD}  # tags of cells whose code Colab folds away
+WORDS_PER_MINUTE = 120  # of a text with formulas and figures to think about
+TOLERANCE = 1.5  # between the minutes that a chapter states and those that it takes
+TIME_LINE = re.compile(r"^\*Time: .*\*$", re.MULTILINE)
 
 # Packages whose version can change what a cell prints or draws.
 ENVIRONMENT = ("torch", "torchvision", "numpy", "scikit-image", "matplotlib")
 # What a notebook says of its language; the kernel would add its own version of Python.
 LANGUAGE = {"file_extension": ".py", "name": "python", "pygments_lexer": "ipython3"}
-# Colab brings these, matched to its GPU driver: never ask pip for them there.
-BROUGHT_BY_COLAB = {"torch", "torchvision", "numpy"}
+# Networks that a reader may choose for the chapters that are about any network. The first is the text's.
+NETWORKS = (EMBEDDED[0], "resnet18", "resnet34")
+# What is there in Colab or on a lab's machine matches its GPU driver: pip must leave it as it is.
+KEPT = ("numpy", "torch", "torchvision")
 # The script that shows widgets on a page without a kernel, and the package of npm that has it.
 WIDGET_PACKAGE = "@jupyter-widgets/html-manager@1.0.15"
 WIDGET_SCRIPT = "embed.js"
 WIDGET_FILES = (WIDGET_SCRIPT, f"{WIDGET_SCRIPT}.LICENSE.txt", "*.woff2")  # the last: fonts that the script asks for
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
-# What chapters import besides the library; part of the extra `book`.
-IMPORTED_BY_CHAPTERS = ("captum",)
+# What a chapter needs besides the library's dependencies; part of the extra `book`.
+BESIDE = {"05-backward-hook": ("captum",), "13-slides": ("fsspec", "imagecodecs", "tiffslide")}
 
 
 class BookError(Exception):
@@ -151,26 +165,53 @@ def title(name: str) -> str:
 # --- Markdown to notebook ---------------------------------------------------------------------------------------------
 
 
-def install_cell(repo: Repository) -> str:
-    """Source of the cell that makes a chapter run on Google Colab; anywhere else it does nothing."""
-    names = [re.split(r"[^\w-]", requirement)[0] for requirement in (*project()["dependencies"], *IMPORTED_BY_CHAPTERS)]
-    beside = " ".join(name for name in names if name not in BROUGHT_BY_COLAB)
-    return (
-        "# On Google Colab only: add the book's library, and what it lacks, to the torch that is there.\n"
-        "import sys\n\n"
-        'if "google.colab" in sys.modules:\n'
-        f"    %pip install --quiet --no-deps git+{repo.url}@{repo.tag}\n"
-        f"    %pip install --quiet {beside}"
+def follows_choice(name: str) -> bool:
+    """Whether a chapter is about any network, and takes the one that ``SMOOTHSAL_MODEL`` or the reader chooses."""
+    return "sal.load_model()" in (SOURCES / f"{name}.md").read_text("utf-8")
+
+
+def install_cell(repo: Repository, name: str) -> str:
+    """Source of a chapter's first cell: it installs what is missing, and says where the chapter runs."""
+    dependencies = [re.split(r"[^\w-]", requirement)[0] for requirement in project()["dependencies"]]
+    needed = [f'needed = "{" ".join(dependencies)}"']
+    if beside := BESIDE.get(name):
+        needed.append(f'needed += " {" ".join(beside)}"')
+    first, choice = ["# @title Set up"], ""
+    if follows_choice(name):
+        first = ["# @title Set up, with a network"]
+        first.append(f'MODEL = "{NETWORKS[0]}"  # @param {json.dumps(NETWORKS)}')
+        choice = ", MODEL"
+    return "\n".join(
+        [
+            *first,
+            "import os",
+            "from importlib.metadata import distributions",
+            "from importlib.util import find_spec",
+            "",
+            'if not find_spec("smoothsal_lib"):',
+            f'    source = "git+{repo.url}@{repo.tag}"',
+            "    %pip install -q --no-deps \"{os.environ.get('SMOOTHSAL_WHEEL', source)}\"",
+            "here = {d.name: d.version for d in distributions()}",
+            *needed,
+            "missing = [name for name in needed.split() if name not in here]",
+            "if missing:  # and whatever pip does, these stay as they are",
+            f"    kept = [f'{{n}}=={{here[n]}}' for n in {json.dumps(KEPT)} if n in here]",
+            '    %pip install -q {" ".join(missing + kept)}',
+            "",
+            "from smoothsal_lib import runtime",
+            "",
+            f'runtime.start("{name}"{choice})',
+        ]
     )
 
 
 def compose(name: str) -> Any:
-    """The notebook of a chapter, without outputs: the cells of ``book/src/NAME.md`` after the two that Colab needs."""
+    """The notebook of a chapter, without outputs: the cells of ``book/src/NAME.md`` after the button and the set-up."""
     repo = repository()
     notebook = jupytext.reads((SOURCES / f"{name}.md").read_text("utf-8"), fmt="md:myst")
     first = [
         nbformat.v4.new_markdown_cell(repo.badge(name), metadata={"tags": [ADDED_BY_BUILD, "remove-cell"]}),
-        nbformat.v4.new_code_cell(install_cell(repo), metadata={"tags": [ADDED_BY_BUILD, "remove-cell"]}),
+        nbformat.v4.new_code_cell(install_cell(repo, name), metadata={"tags": [ADDED_BY_BUILD, "remove-cell"]}),
     ]
     notebook.cells = first + notebook.cells
     seen: dict[str, int] = {}
@@ -179,7 +220,7 @@ def compose(name: str) -> Any:
         digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:8]
         seen[digest] = seen.get(digest, 0) + 1
         cell.id = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
-        if {"hide-cell", "hide-input"} & set(cell.metadata.get("tags", [])):
+        if cell.cell_type == "code" and FOLDED & set(cell.metadata.get("tags", [])):
             cell.metadata["cellView"] = "form"  # what Colab calls a cell with its code folded away
     notebook.metadata = nbformat.from_dict(
         {
@@ -209,8 +250,12 @@ def own_code(notebook: Any) -> list[Any]:
 # --- executing --------------------------------------------------------------------------------------------------------
 
 
-def kernel_environment() -> dict[str, str]:
-    """Environment variables of a chapter's kernel: the same on every machine, as far as a program can make it so."""
+def kernel_environment(model: str | None = None) -> dict[str, str]:
+    """Environment variables of a chapter's kernel: the same on every machine, as far as a program can make it so.
+
+    Args:
+        model: the network of the chapters that leave the choice; ``None`` leaves it to them.
+    """
     environment = {key: value for key, value in os.environ.items() if not key.startswith("SMOOTHSAL_")}
     nowhere = "http://127.0.0.1:9"  # a download fails at once instead of making the book depend on the network
     return environment | {
@@ -225,16 +270,21 @@ def kernel_environment() -> dict[str, str]:
         "TQDM_DISABLE": "1",  # a progress bar shows times, and is over when the page is read
         "http_proxy": nowhere,
         "https_proxy": nowhere,
+        **({} if model is None else {runtime.VARIABLE: model}),
     }
 
 
-def execute(name: str, notebook: Any, progress: Callable[[int, int], None]) -> None:
+def execute(name: str, notebook: Any, progress: Callable[[int, int], None], model: str | None = None) -> float:
     """Run all cells in a new kernel and store their outputs in the notebook, in place.
 
     Args:
         name: the chapter, for messages.
         notebook: from :func:`compose`.
         progress: called before each cell with its number, from 1, and the number of cells.
+        model: as :func:`kernel_environment` takes it.
+
+    Returns:
+        The seconds it took, with the kernel's start.
 
     Raises:
         BookError: at the first cell that fails; the message names chapter, cell, first line and error.
@@ -257,8 +307,9 @@ def execute(name: str, notebook: Any, progress: Callable[[int, int], None]) -> N
         extra_arguments=["--log-level=ERROR"],
         resources={"metadata": {"path": str(BOOK)}},
     )
+    start = time.monotonic()
     try:
-        client.execute(env=kernel_environment())
+        client.execute(env=kernel_environment(model))
     except CellExecutionError as error:
         last = f"{error.ename}: {error.evalue}".strip().splitlines()[-1]
         raise BookError(place(name, notebook, position, f"failed\n    {last}")) from None
@@ -266,7 +317,9 @@ def execute(name: str, notebook: Any, progress: Callable[[int, int], None]) -> N
         raise BookError(place(name, notebook, position, f"took longer than {CELL_TIMEOUT} s")) from None
     except DeadKernelError:
         raise BookError(place(name, notebook, position, "ended its kernel; was there memory enough?")) from None
+    seconds = time.monotonic() - start
     tidy(notebook)
+    return seconds
 
 
 def place(name: str, notebook: Any, position: int, what: str) -> str:
@@ -288,10 +341,12 @@ def tidy(notebook: Any) -> None:
         if cell.cell_type != "code":
             continue
         cell.metadata.pop("execution", None)
+        if ADDED_BY_BUILD in cell.metadata.get("tags", []):
+            cell.outputs = []  # it tells what is on this machine
         for output in cell.outputs:
             if "image/png" in output.get("data", {}):
                 picture = base64.b64decode(output["data"]["image/png"])
-                output["data"]["image/png"] = base64.b64encode(without_text(picture)).decode()
+                output["data"]["image/png"] = base64.b64encode(smallest(picture)).decode()
     notebook.metadata["language_info"] = dict(LANGUAGE)
     text = serialise(notebook)
     for number, model_id in enumerate(widget_states(notebook)):
@@ -305,16 +360,19 @@ def widget_states(notebook: Any) -> dict[str, Any]:
     return states
 
 
-def without_text(png: bytes) -> bytes:
-    """A PNG without its comments, which name the version of the program that drew it."""
-    kept, position = [png[:8]], 8
-    while position < len(png):
-        (length,) = struct.unpack(">I", png[position : position + 4])
-        chunk = png[position : position + 12 + length]
-        if chunk[4:8] not in (b"tEXt", b"zTXt", b"iTXt", b"tIME", b"eXIf"):
-            kept.append(chunk)
-        position += len(chunk)
-    return b"".join(kept)
+def smallest(png: bytes) -> bytes:
+    """A PNG of the same pixels, as small as Pillow can write it: no opacity where all is opaque, no comments.
+
+    The comments name the version of the program that drew it.
+    """
+    with Image.open(io.BytesIO(png)) as picture:
+        kept = {"dpi": picture.info["dpi"]} if "dpi" in picture.info else {}
+        opaque = picture.mode == "RGBA" and picture.getchannel("A").getextrema() == (255, 255)
+        pixels = picture.convert("RGB") if opaque else picture.copy()
+    pixels.info.clear()
+    written = io.BytesIO()
+    pixels.save(written, "PNG", optimize=True, **kept)
+    return written.getvalue()
 
 
 def problems(name: str, notebook: Any) -> list[str]:
@@ -374,7 +432,8 @@ def ingredients() -> str:
     digest = hashlib.sha256(json.dumps(environment()).encode())
     for folder in (ROOT / "smoothsal_lib", ROOT / "data"):
         for path in sorted(folder.rglob("*")):
-            if path.is_file() and path.suffix != ".pyc":
+            # How long chapters took is in no output: it stands in the text and in the first cell.
+            if path.is_file() and path.suffix != ".pyc" and path != TIMES:
                 digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
@@ -413,13 +472,19 @@ def reuse(notebook: Any, stored: Path, entry: dict[str, Any] | None, wanted: str
     return True
 
 
-def execute_chapters(names: list[str], *, again: bool = False, to: Path = BOOK) -> None:
+def execute_chapters(
+    names: list[str], *, again: bool = False, to: Path = BOOK, model: str | None = None
+) -> dict[str, float]:
     """Execute chapters and write their notebooks, showing progress.
 
     Args:
         names: from :func:`chapters`.
         again: execute also what did not change.
         to: the folder to write into; the record is kept for ``book/`` only.
+        model: the network of the chapters that leave the choice, instead of the text's.
+
+    Returns:
+        The seconds of each chapter that was executed.
 
     Raises:
         BookError: at the first cell that fails, or for outputs that must not be stored.
@@ -428,7 +493,7 @@ def execute_chapters(names: list[str], *, again: bool = False, to: Path = BOOK) 
     to.mkdir(parents=True, exist_ok=True)
     # Matplotlib announces its first font search on stderr: let that happen outside of a chapter.
     subprocess.run([sys.executable, "-c", "import matplotlib.font_manager"], env=kernel_environment(), check=True)
-    record, shared = read_record(), ingredients()
+    record, shared, took = read_record(), ingredients(), {}
     width = max(map(len, names), default=0)
     for number, name in enumerate(names, 1):
         label = f"[{number}/{len(names)}] {name:<{width}}"
@@ -445,19 +510,97 @@ def execute_chapters(names: list[str], *, again: bool = False, to: Path = BOOK) 
                 print(f"\r{label}  cell {cell}/{cells}  {time.monotonic() - start:.0f} s ", end="", flush=True)
 
         try:
-            execute(name, notebook, progress)
+            took[name] = execute(name, notebook, progress, model)
             found = problems(name, notebook)
             if found:
                 raise BookError("\n".join(found))
         finally:
             if sys.stdout.isatty():
                 print("\r\033[K", end="")
-        seconds = time.monotonic() - start
         stored.write_text(serialise(notebook), "utf-8")
-        print(f"{label}  {seconds:.0f} s", flush=True)
+        print(f"{label}  {took[name]:.0f} s", flush=True)
         if to == BOOK:
-            record[name] = {"key": wanted, "outputs": outputs_digest(notebook), "seconds": round(seconds)}
+            record[name] = {"key": wanted, "outputs": outputs_digest(notebook), "seconds": round(took[name])}
             RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", "utf-8")
+    return took
+
+
+def copy_pages(to: Path) -> None:
+    """Copy what the site needs besides notebooks: the table of contents, pages without code, figures, references."""
+    shutil.copytree(
+        BOOK, to, ignore=shutil.ignore_patterns("*.ipynb", "src", "status.md", "__pycache__"), dirs_exist_ok=True
+    )
+
+
+def execute_with(model: str) -> Path:
+    """Execute the chapters that leave the choice of a network with this one; the stored notebooks stay as they are.
+
+    Args:
+        model: one that is downloaded; here, since the chapters run without the network.
+
+    Returns:
+        A book beneath ``_build/``, with the stored notebooks of the other chapters.
+
+    Raises:
+        BookError: when the network cannot be had, or as :func:`execute_chapters` does.
+    """
+    try:
+        load_model(model)
+    except RuntimeError as error:
+        raise BookError(str(error)) from None
+    folder = BUILD / model / "book"
+    shutil.rmtree(folder, ignore_errors=True)
+    copy_pages(folder)
+    free = [name for name in chapters() if follows_choice(name)]
+    for name in set(chapters()) - set(free):
+        shutil.copy(BOOK / f"{name}.ipynb", folder)
+    execute_chapters(free, to=folder, model=model)
+    return folder
+
+
+# --- how long a chapter takes -----------------------------------------------------------------------------------------
+
+
+def words(name: str) -> int:
+    """How many words a chapter has for its reader; code and what is folded away do not count."""
+    text = (SOURCES / f"{name}.md").read_text("utf-8").split("---\n", 2)[-1]
+    text = re.sub(r"^```.*?^```$|<details.*?</details>|\$\$.*?\$\$", " ", text, flags=re.DOTALL | re.MULTILINE)
+    return len(re.findall(r"[^\W\d_]{2,}", text))
+
+
+def measure_times() -> None:
+    """Execute every chapter, write down how long it took, and carry that into the chapters."""
+    names = chapters()
+    with tempfile.TemporaryDirectory() as folder:
+        took = execute_chapters(names, to=Path(folder))
+    rows = [
+        {
+            "chapter": name,
+            "device": "CPU",
+            "seconds": round(took[name], 1),
+            "words": words(name),
+            "minutes_to_read": max(5, 5 * round(words(name) / WORDS_PER_MINUTE / 5)),
+        }
+        for name in names
+    ]
+    head = provenance("", "cpu") | {"command": "python book/build.py times", "cores": runtime.cores()}
+    record = {**head, "words_per_minute": WORDS_PER_MINUTE, "rows": rows}
+    TIMES.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    for name in names:
+        path = SOURCES / f"{name}.md"
+        path.write_text(TIME_LINE.sub(time_line(name), path.read_text("utf-8")), "utf-8")
+
+
+def time_line(name: str) -> str:
+    """What a chapter says about its time.
+
+    Raises:
+        BookError: for a chapter that was not measured.
+    """
+    row = runtime.recorded(name)
+    if row is None:
+        raise BookError(f"{name} is not in {TIMES.relative_to(ROOT)}: run python book/build.py times")
+    return f"*Time: {runtime.expected(row)}.*"
 
 
 # --- the site ---------------------------------------------------------------------------------------------------------
@@ -465,20 +608,19 @@ def execute_chapters(names: list[str], *, again: bool = False, to: Path = BOOK) 
 
 def status_page(names: list[str]) -> str:
     """Markdown of the page that says how long each chapter took on this machine, and with which versions."""
-    record = read_record()
-    seconds = {name: record[name]["seconds"] if name in record else "*stored*" for name in names}
-    rows = [f"| [{title(name)}]({name}.ipynb) | {seconds[name]} |" for name in names]
+    rows = [f"| [{title(name)}]({name}.ipynb) | {' | '.join(stated_and_taken(name))} |" for name in names]
     versions = [f"| {name} | {number} |" for name, number in environment().items()]
     return "\n".join(
         [
             "# Execution record",
             "",
             "Every figure in the chapters was computed by the cell above it, without a GPU and without the network.",
-            "This page is made with the site. It gives the seconds each chapter took on the machine that built it;",
-            "*stored* means that the notebook was taken as it lies in the repository.",
+            "This page is made with the site. It gives the seconds that each chapter states, and those that it took on",
+            f"the machine that built this page; bold where they differ by more than a factor of {TOLERANCE}.",
+            "*Stored* means that the notebook was taken as it lies in the repository.",
             "",
-            "| Chapter | Seconds |",
-            "|---|---:|",
+            "| Chapter | Seconds, stated | Seconds, here |",
+            "|---|---:|---:|",
             *rows,
             "",
             "| Built with | Version |",
@@ -487,6 +629,18 @@ def status_page(names: list[str]) -> str:
             "",
         ]
     )
+
+
+def stated_and_taken(name: str) -> tuple[str, str]:
+    """The seconds that a chapter states, and those that it took here."""
+    row, entry = runtime.recorded(name), read_record().get(name)
+    stated = "*not measured*" if row is None else f"{row['seconds']:.0f}"
+    if entry is None:
+        return stated, "*stored*"
+    taken = f"{entry['seconds']}"
+    if row is not None and not 1 / TOLERANCE <= entry["seconds"] / row["seconds"] <= TOLERANCE:
+        taken = f"**{taken}**"
+    return stated, taken
 
 
 def widget_files(folder: Path = BUILD / "widgets") -> list[Path]:
@@ -617,6 +771,8 @@ def parser() -> argparse.ArgumentParser:
     one = commands.add_parser("execute", help="execute chapters and store their outputs")
     one.add_argument("names", nargs="*", metavar="NAME", help="such as 03-checkerboard; none: all that changed")
     html = commands.add_parser("html", help="build the site from the stored notebooks")
+    book.add_argument("--model", choices=NETWORKS, help="network of the chapters that leave the choice")
+    commands.add_parser("times", help="measure the chapters' times, and write them into the chapters")
     for command in (book, html):
         command.add_argument("--draft", action="store_true", help="leave out chapters that are not written")
     commands.add_parser("badges", help="carry the address of _config.yml into README.md, CITATION.cff, pyproject.toml")
@@ -635,11 +791,15 @@ def main(arguments: list[str] | None = None) -> int:
                 if name not in known:
                     raise BookError(f"no chapter {name!r}; written are: {', '.join(known) or 'none yet'}")
             execute_chapters(options.names or known, again=bool(options.names))
-        if options.command == "book":
+        if options.command == "times":
+            measure_times()
+        other = getattr(options, "model", None) or NETWORKS[0]
+        if options.command == "book" and other == NETWORKS[0]:
             execute_chapters(chapters())
             write_addresses()
         if options.command in ("book", "html"):
-            front = build_site(draft=options.draft)
+            place = {} if other == NETWORKS[0] else {"book": execute_with(other), "output": BUILD / other}
+            front = build_site(draft=options.draft, **place)
             print(f"The book is ready: {front}")
     except BookError as error:
         print(f"\n{error}", file=sys.stderr)
