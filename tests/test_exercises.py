@@ -1,10 +1,16 @@
 """Every check accepts the right answer in all its forms, and none of the plausible wrong ones."""
 
+import numpy as np
 import pytest
 import torch
+import torchvision
 
 import smoothsal_lib as sal
 from smoothsal_lib import exercises
+from smoothsal_lib.datasets import tissue
+from smoothsal_lib.datasets.patches import GLASS
+from smoothsal_lib.filters import low_pass
+from smoothsal_lib.models import normalize
 
 
 def displacement(blur, axis=2):
@@ -37,6 +43,14 @@ def multiplier(f, z, z_ref):
     return torch.where(z == z_ref, tangent, (f(z) - f(z_ref)) / (z - z_ref))
 
 
+def along_the_way(f, x, baseline, steps, progress=None, middle=0.5):
+    total = torch.zeros_like(x)
+    for step in range(steps):
+        point = (baseline + (step + middle) / steps * (x - baseline)).requires_grad_()
+        total += torch.autograd.grad(f(point).sum(), point)[0] / steps
+    return total * (x - baseline if progress is None else progress)
+
+
 def plant(a, share, variance=True):
     board = 1.0 - 2 * ((torch.arange(a.shape[2])[:, None] + torch.arange(a.shape[3])) % 2)
     v = a.var((1, 2, 3), keepdim=True) if variance else 1
@@ -51,6 +65,60 @@ def spearman(a, b):
 def place(m, stride, offset):
     rows, columns = (offset + stride * torch.arange(n) for n in m.shape)
     return (m * rows[:, None]).sum() / m.sum(), (m * columns).sum() / m.sum()
+
+
+def two_classes():
+    """A small network of the reader's."""
+    torch.manual_seed(0)
+    first, second = torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.Conv2d(8, 8, 3, 2, 1)
+    pool, last = torch.nn.AdaptiveAvgPool2d(1), torch.nn.Linear(8, 2)
+    return torch.nn.Sequential(first, torch.nn.ReLU(), second, torch.nn.ReLU(), pool, torch.nn.Flatten(), last)
+
+
+def area(model, x, saliency, target):
+    return sal.deletion(model, x, saliency[None], target, steps=7).auc
+
+
+def lead(model, x, saliency, target, floor=None):
+    size = saliency.shape if floor is None else floor
+    random = [area(model, x, torch.randn(size), target) for _ in range(10)]
+    return (sum(random) / 10 - area(model, x, saliency, target)).item()
+
+
+def chance(box, size, tolerance, power=2):
+    x_min, y_min, x_max, y_max = box
+    rows, columns = torch.arange(size[0])[:, None], torch.arange(size[1])
+    below = torch.maximum(y_min - rows, rows - y_max).clamp(min=0)
+    beside = torch.maximum(x_min - columns, columns - x_max).clamp(min=0)
+    distance = (below**2 + beside**2).sqrt() if power == 2 else torch.maximum(below, beside)
+    return (distance <= tolerance).double().mean()
+
+
+def unit_field(model, x, layer, unit, size=torch.abs):
+    kept = []
+    hook = model.get_submodule(layer).register_forward_hook(lambda module, args, output: kept.append(output))
+    image = x.clone().requires_grad_()
+    model(image)
+    hook.remove()
+    channels = kept[0][0, :, unit[0], unit[1]]
+    return sum(size(torch.autograd.grad(one, image, retain_graph=True)[0][0]).mean(0) for one in channels)
+
+
+def middle(*arguments, **options):
+    return place(unit_field(*arguments, **options), 1, 0)
+
+
+def looks(model, x, noise, agreement, n=10, proportional=False):
+    target = model(x).argmax(1)
+    means = [
+        sal.explain(model, x, target, "input", "gradient", None, sampling=sal.sampling.SmoothGrad(n, noise, seed))
+        for seed in (5, 6)
+    ]
+    r = torch.corrcoef(torch.stack([mean["input"].flatten() for mean in means]))[0, 1].item()
+    if proportional:
+        return n * agreement / r
+    single = r / (n - (n - 1) * r)
+    return agreement * (1 - single) / (single * (1 - agreement))
 
 
 def smoothgrad_of(f, x, sigma, n, seed):
@@ -68,13 +136,62 @@ def positive_norm(g, x):
     return (both_up + both_down).sqrt()
 
 
+class Made:
+    """An answer that is made when its test runs, because it needs a network."""
+
+    def __init__(self, make):
+        self.make = make
+
+    def __repr__(self):
+        return "made"
+
+
+def own(name="tiny_resnet"):
+    """A network that the reader may have."""
+    torch.manual_seed(0)
+    return sal.load_model(name) if "tiny" in name or "tissue" in name else getattr(torchvision.models, name)()
+
+
+def cat():
+    return sal.load_photo("chelsea", size=64)[0]
+
+
+def strip(width=1024):
+    """Photographs side by side."""
+    photos = [sal.load_photo(name, size=64)[0] for name in sal.photo_names()]
+    return torch.cat(photos * 4, 3)[..., :width]
+
+
+def tumour():
+    some = tissue.patches(8, seed=12)
+    return normalize(some.images[some.labels == 1][:1] / 255)
+
+
 def jump(model, images, marked):
     return (model(marked) - model(images)).mean()
+
+
+def variation(a):
+    return sal.total_variation(a[None, None])
+
+
+def as_smooth(rough, smooth, variation=variation):
+    narrow, wide = 0.0, 8.0
+    while wide - narrow > 0.01:
+        sigma = (narrow + wide) / 2
+        still_rough = variation(low_pass(rough, 0.187 / sigma)) > variation(smooth)
+        narrow, wide = (sigma, wide) if still_rough else (narrow, sigma)
+    return wide
 
 
 def blend(left, right):
     weight = torch.linspace(0, 1, left.shape[1])
     return (1 - weight) * left + weight * right
+
+
+def rank(saliency, labels, statistic=torch.mean, background=False):
+    names = [one for one in labels.unique().tolist() if one or background]
+    return sorted(names, key=lambda one: -statistic(saliency[labels == one]))
 
 
 RIGHT = [
@@ -85,12 +202,24 @@ RIGHT = [
     ("1_2", lambda gradient, stride: contrast(gradient, stride).item()),
     ("1_3", {"stride": 2.4, "max": 1.02, "average": 1.0}),
     ("1_3", {"average": torch.tensor(1.0), "max": torch.tensor(1.1), "stride": torch.tensor(1.8)}),
-    ("2_1", last_gradient),
-    ("2_1", lambda: last_gradient().tolist()),
+    ("1_3", {"average": np.float32(1), "max": [1.1], "stride": "1.8"}),
+    ("1_4", Made(lambda: {"network": own(), "gridded": "layer2.1", "clean": "layer4.0"})),
+    ("1_4", Made(lambda: {"network": own("resnet18"), "gridded": "relu", "clean": "layer4.1"})),
+    ("1_4", Made(lambda: {"network": own("squeezenet1_1"), "gridded": "features.4", "clean": "classifier.2"})),
+    ("2_1", Made(last_gradient)),
+    ("2_1", Made(lambda: last_gradient().tolist())),
+    ("2_1", Made(lambda: last_gradient().numpy().reshape(1, -1, 1, 1))),
     ("2_2", multiplier),
+    ("2_2", lambda *a: multiplier(*a).tolist()),
     ("2_3", {"gradient", "gradient_x_activation", "deeplift", "integrated_gradients"}),
     ("2_3", ["integrated_gradients", "deeplift", "gradient_x_activation", "gradient"]),
     ("2_3", "gradient, gradient_x_activation, deeplift, integrated_gradients"),
+    ("2_3", np.array(["gradient", "gradient_x_activation", "deeplift", "integrated_gradients"])),
+    ("2_4", along_the_way),
+    ("2_4", lambda *a: along_the_way(*a, middle=0)),
+    ("2_4", lambda *a: along_the_way(*a, middle=1).float().numpy()),
+    ("2_5", Made(lambda: {"network": own(), "everything": "layer2", "bypassed": "layer2.1.conv1"})),
+    ("2_5", Made(lambda: {"network": own("resnet18"), "everything": "maxpool", "bypassed": "layer4.0.downsample"})),
     ("3_1", [2, 2, 1]),
     ("3_1", torch.tensor([2, 2, 1])),
     ("3_2", [1, 2, 1]),
@@ -98,6 +227,12 @@ RIGHT = [
     ("3_3", 0.25),
     ("3_3", "0.25"),
     ("3_3", torch.tensor(0.25)),
+    ("3_4", [4, 1]),
+    ("3_4", (3.88, torch.tensor(1.01))),
+    ("3_4", np.array([4.0, 1.0])),
+    ("3_5", Made(lambda: {"network": own(), "period": 16})),
+    ("3_5", Made(lambda: {"network": own("resnet18"), "period": (32, 32)})),
+    ("3_5", Made(lambda: {"network": own("squeezenet1_1"), "period": torch.tensor(16)})),
     ("4_1", 322_880),
     ("4_2", "a"),
     ("4_2", ["A"]),
@@ -120,32 +255,73 @@ RIGHT = [
     ("8_1", 0.525),
     ("8_2", ["a", "b", "d"]),
     ("8_2", "B, D, A"),
-    ("8_3", spearman),
-    ("8_3", lambda a, b: spearman(a, b).item()),
+    ("8_2", "a, b and d"),
+    ("8_3", (6, 12)),
+    ("8_3", torch.tensor([6.0, 12.0])),
+    ("8_4", spearman),
+    ("8_4", lambda a, b: spearman(a, b).item()),
+    ("8_4", lambda a, b: spearman(a, b).numpy()),
+    ("8_5", Made(lambda: (lead, two_classes()))),
+    ("8_5", Made(lambda: [lambda *a: torch.tensor([lead(*a)]), own("mobilenet_v3_small")])),
     ("9_1", 3.5),
     ("9_1", -3.5),
     ("9_2", 0.6),
     ("9_3", place),
+    ("9_2", np.array(0.6)),
     ("9_3", lambda *a: torch.stack(place(*a))),
+    ("9_3", lambda *a: np.array(place(*a))),
+    ("9_4", chance),
+    ("9_4", lambda *a: chance(*a).item()),
+    ("9_5", Made(lambda: (middle, two_classes()))),
+    ("9_5", Made(lambda: [lambda *a: torch.stack(middle(*a)), own("mobilenet_v3_small")])),
     ("10_1", 90),
     ("10_1", torch.tensor(90.0)),
-    ("10_2", smoothgrad_of),
-    ("10_3", (0.1, 0.9)),
+    ("10_2", (0.1, 0.9)),
+    ("10_2", np.array([0.1, 0.9])),
+    ("10_3", 0.1587),
+    ("10_3", "0.16"),
+    ("10_4", smoothgrad_of),
+    ("10_4", lambda *a: smoothgrad_of(*a).numpy()),
+    ("10_5", Made(lambda: (looks, two_classes()))),
+    ("10_5", Made(lambda: (lambda *a: round(looks(*a)), two_classes()))),
+    ("10_5", Made(lambda: [looks, own("mobilenet_v3_small")])),
     ("11_1", (589_824, 10)),
-    ("11_2", positive_norm),
-    ("11_3", (1.19, 1)),
-    ("11_3", torch.tensor([2**0.25, 1.0], dtype=torch.float64)),
+    ("11_1", np.array([589_824, 10])),
+    ("11_2", (1.19, 1)),
+    ("11_2", torch.tensor([2**0.25, 1.0], dtype=torch.float64)),
+    ("11_3", positive_norm),
+    ("11_3", lambda g, x: positive_norm(g, x).numpy()),
+    ("11_4", Made(lambda: (own(), "layer4.1"))),
+    ("11_4", Made(lambda: [(network := own("resnet18")), network.layer4])),
+    ("11_5", Made(lambda: (own(), cat(), 0.06))),
+    ("11_5", Made(lambda: [own(), cat(), torch.tensor([0.06])])),
+    ("11_5", Made(lambda: (own("resnet18"), cat(), np.float64(0.00512)))),
     ("12_1", 2.5),
     ("12_1", "2.5"),
     ("12_2", 5 / 6),
     ("12_2", 0.833),
     ("12_3", jump),
     ("12_3", lambda *a: jump(*a).item()),
+    ("12_3", lambda *a: jump(*a).numpy()),
+    ("12_4", as_smooth),
+    ("12_4", lambda *a: torch.tensor([as_smooth(*a)])),
+    ("12_5", Made(lambda: (own("tissue_resnet"), tumour(), GLASS))),
+    ("12_5", Made(lambda: [own("tissue_resnet"), tumour(), GLASS.flatten().tolist()])),
+    ("12_5", Made(lambda: (own("tissue_resnet"), tumour(), GLASS.expand(1, 3, 96, 96).numpy()))),
+    ("12_5", Made(lambda: (own("resnet18"), strip(64), -1))),
     ("13_1", 0.1),
     ("13_1", 10),
     ("13_2", 112),
     ("13_3", blend),
     ("13_3", lambda left, right: torch.lerp(left, right, torch.linspace(0, 1, left.shape[1]))),
+    ("13_3", lambda left, right: blend(left, right).numpy()),
+    ("13_4", rank),
+    ("13_4", lambda *a: tuple(rank(*a))),
+    ("13_4", lambda *a: torch.tensor(rank(*a))),
+    ("13_4", lambda *a: np.array(rank(*a))),
+    ("13_5", Made(lambda: (own(), strip(), "layer2.1", 140))),
+    ("13_5", Made(lambda: [own(), strip(), "layer2.1", torch.tensor([230.0])])),
+    ("13_5", Made(lambda: (own("resnet18"), strip(), "layer2.1", 350))),
 ]
 WRONG = [
     ("1_1", 4),
@@ -155,6 +331,8 @@ WRONG = [
     ("1_2", lambda gradient, stride: contrast(gradient, 2)),
     ("1_2", lambda gradient, stride: contrast(gradient.mean(1, keepdim=True), stride)),
     ("1_2", lambda gradient, stride: None),
+    ("1_2", lambda gradient, stride: float("nan")),
+    ("1_2", lambda gradient: contrast(gradient)),
     ("1_2", 2.0),
     ("1_3", 2.0),
     ("1_3", {"stride": 2.4, "max": 1.02}),
@@ -162,18 +340,50 @@ WRONG = [
     ("1_3", {"stride": 1.0, "max": 1.0, "average": 1.0}),
     ("1_3", {"stride": 2.4, "max": 0.9, "average": 1.0}),
     ("1_3", {"stride": "much", "max": 1.0, "average": 1.0}),
-    ("2_1", lambda: last_gradient(share=False)),
-    ("2_1", lambda: last_gradient().flip(0)),
+    ("1_3", {"stride": float("nan"), "max": 1.0, "average": 1.0}),
+    ("1_4", Made(lambda: {"network": own(), "gridded": "layer4.0", "clean": "layer4.1"})),
+    ("1_4", Made(lambda: {"network": own(), "gridded": "layer2.1", "clean": "layer3.1"})),
+    ("1_4", Made(lambda: {"network": own(), "gridded": "layer2.1", "clean": "fc"})),
+    ("1_4", Made(lambda: {"network": own(), "gridded": "layer2.1", "clean": "layer5"})),
+    ("1_4", Made(lambda: {"network": own(), "gridded": 2.1, "clean": "layer4.1"})),
+    ("1_4", Made(lambda: {"network": own("convnext_tiny"), "gridded": "input", "clean": "features.6.0"})),
+    ("1_4", Made(lambda: {"network": own("vgg11"), "gridded": "features.0", "clean": "features.20"})),
+    ("1_4", {"network": "resnet18", "gridded": "layer2.1", "clean": "layer4.1"}),
+    ("1_4", {"network": torch.nn.Linear(3, 2), "gridded": "layer2.1", "clean": "layer4.1"}),
+    ("1_4", "layer2.1"),
+    ("2_1", Made(lambda: last_gradient(share=False))),
+    ("2_1", Made(lambda: last_gradient().flip(0))),
+    ("2_1", Made(lambda: torch.full_like(last_gradient(), torch.nan))),
     ("2_1", [1.0, 2.0]),
     ("2_2", lambda f, z, z_ref: (f(z) - f(z_ref)) / (z - z_ref)),
     ("2_2", lambda f, z, z_ref: torch.autograd.functional.vjp(f, z, torch.ones_like(z))[1]),
     ("2_2", lambda f, z, z_ref: ((f(z) - f(z_ref)) / (z - z_ref)).nan_to_num(0)),
     ("2_2", lambda f, z, z_ref: 1.0),
+    ("2_2", lambda f, z: f(z) / z),
     ("2_2", "rescale"),
     ("2_3", {"gradient"}),
     ("2_3", {"gradient", "gradient_x_activation", "deeplift", "integrated_gradients", "grad_cam"}),
     ("2_3", {"gradients"}),
     ("2_3", 4),
+    ("2_3", [["gradient"], ["deeplift"]]),
+    ("2_3", torch.tensor(4)),
+    ("2_4", lambda f, x, baseline, steps: along_the_way(f, x, x - 1e-9, 1, x - baseline)),
+    ("2_4", lambda *a: along_the_way(*a, progress=1)),
+    ("2_4", lambda f, x, baseline, steps: along_the_way(f, x, baseline, steps, x)),
+    ("2_4", lambda f, x, baseline, steps: along_the_way(f, x, 0 * x, steps)),
+    ("2_4", lambda f, x, baseline, steps: steps * along_the_way(f, x, baseline, steps)),
+    ("2_4", lambda f, x, baseline, steps: f(x) - f(baseline)),
+    ("2_4", lambda f, x, baseline, steps: torch.full_like(x, torch.nan)),
+    ("2_4", lambda f, x: x),
+    ("2_4", 0.5),
+    ("2_5", Made(lambda: {"network": own(), "everything": "layer2.1", "bypassed": "layer1"})),
+    ("2_5", Made(lambda: {"network": own(), "everything": "layer2.1.conv2", "bypassed": "layer2.1.conv1"})),
+    ("2_5", Made(lambda: {"network": own(), "everything": "fc", "bypassed": "layer2.1.conv1"})),
+    ("2_5", Made(lambda: {"network": own(), "everything": "layer9", "bypassed": "layer2.1.conv1"})),
+    ("2_5", Made(lambda: {"network": own(), "everything": "", "bypassed": "layer2.1.conv1"})),
+    ("2_5", Made(lambda: {"network": own("vgg11"), "everything": "features.0", "bypassed": "features.3"})),
+    ("2_5", {"network": print, "everything": "layer2", "bypassed": "layer2.1.conv1"}),
+    ("2_5", {"everything": "layer2", "bypassed": "layer2.1.conv1"}),
     ("3_1", [2, 1, 2]),
     ("3_1", [3, 3, 3]),
     ("3_1", None),
@@ -181,6 +391,22 @@ WRONG = [
     ("3_2", [1, 0, -1]),
     ("3_3", 0.75),
     ("3_3", "a quarter?"),
+    ("3_3", 4 / 9),
+    ("3_3", float("nan")),
+    ("3_4", [2, 1]),
+    ("3_4", [4, 4]),
+    ("3_4", [1 / 4, 1]),
+    ("3_4", [9, 4]),
+    ("3_4", 4),
+    ("3_4", [float("nan"), 1]),
+    ("3_5", Made(lambda: {"network": own("resnet18"), "period": 16})),
+    ("3_5", Made(lambda: {"network": own("resnet18"), "period": 128})),
+    ("3_5", Made(lambda: {"network": own("resnet18"), "period": 2})),
+    ("3_5", Made(lambda: {"network": own(), "period": "long"})),
+    ("3_5", Made(lambda: {"network": own(), "period": []})),
+    ("3_5", {"network": torch.nn.Linear(3, 2), "period": 2}),
+    ("3_5", {"network": "resnet18", "period": 32}),
+    ("3_5", 32),
     ("4_1", 322_560),
     ("4_1", 92_320),
     ("4_2", "abc"),
@@ -216,10 +442,29 @@ WRONG = [
     ("8_2", "a"),
     ("8_2", "abcd"),
     ("8_2", ["a", "b", "d", "e"]),
-    ("8_3", lambda a, b: torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]),
-    ("8_3", lambda a, b: torch.corrcoef(torch.stack([a.flatten().argsort(), b.flatten().argsort()]).double())[0, 1]),
-    ("8_3", lambda a, b: None),
-    ("8_3", 1.0),
+    ("8_2", 3),
+    ("8_3", (4, 11)),
+    ("8_3", (4, 11 + 4 / 6)),
+    ("8_3", (4 + 11 / 6, 11 + 4 / 6)),
+    ("8_3", (12, 6)),
+    ("8_3", 6),
+    ("8_3", (float("nan"), 12)),
+    ("8_4", lambda a, b: torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]),
+    ("8_4", lambda a, b: torch.corrcoef(torch.stack([a.flatten().argsort(), b.flatten().argsort()]).double())[0, 1]),
+    ("8_4", lambda a, b: float("nan")),
+    ("8_4", lambda a, b: None),
+    ("8_4", lambda a, b: a @ b),
+    ("8_4", 1.0),
+    ("8_5", Made(lambda: (lambda *a: -lead(*a), two_classes()))),
+    ("8_5", Made(lambda: (area, two_classes()))),
+    ("8_5", Made(lambda: (lambda m, x, s, target: lead(m, x, s, None), two_classes()))),
+    ("8_5", Made(lambda: (lambda m, x, s, target: lead(m, x, s, target, x.shape[2:]), two_classes()))),
+    ("8_5", Made(lambda: (lambda m, x, s, target: lead(m, x, s, target, (2, 2)), two_classes()))),
+    ("8_5", (lambda *a: float("nan"), None)),
+    ("8_5", (lambda *a: 1 / 0, None)),
+    ("8_5", (lead, torch.nn.Linear(3, 2))),
+    ("8_5", (lead, "resnet18")),
+    ("8_5", lead),
     ("9_1", 4),
     ("9_1", 0),
     ("9_2", 0.3),
@@ -228,31 +473,91 @@ WRONG = [
     ("9_3", lambda m, stride, offset: place(m, stride, (stride - 1) / 2)),
     ("9_3", lambda m, stride, offset: place(m, stride, offset)[::-1]),
     ("9_3", lambda m, stride, offset: place(m, stride, offset)[0]),
+    ("9_2", 60),
+    ("9_3", lambda m, stride, offset: (float("nan"), float("nan"))),
+    ("9_3", lambda m: m),
     ("9_3", (4, 4)),
+    ("9_4", lambda box, size, tolerance: (box[2] - box[0]) * (box[3] - box[1]) / (size[0] * size[1])),
+    ("9_4", lambda box, size, tolerance: chance(box, size, 0)),
+    ("9_4", lambda box, size, tolerance: chance(box, size, tolerance, power=1)),
+    ("9_4", lambda box, size, tolerance: chance(box, size[::-1], tolerance)),
+    ("9_4", lambda box, size, tolerance: chance([0, 0, box[2] - box[0], box[3] - box[1]], size, tolerance)),
+    ("9_4", lambda box, size, tolerance: float("nan")),
+    ("9_4", 0.3),
+    ("9_5", Made(lambda: (lambda *a: middle(*a)[::-1], two_classes()))),
+    ("9_5", Made(lambda: (lambda *a: middle(*a, size=lambda g: g), two_classes()))),
+    ("9_5", Made(lambda: (lambda m, x, layer, unit: (2 * unit[0], 2 * unit[1]), two_classes()))),
+    ("9_5", Made(lambda: (lambda *a: divmod(int(unit_field(*a).argmax()), 16), two_classes()))),
+    ("9_5", Made(lambda: (lambda *a: unit_field(*a), two_classes()))),
+    ("9_5", (middle, torch.nn.Conv2d(3, 2, 1))),
+    ("9_5", (middle, torch.nn.Linear(3, 2))),
+    ("9_5", (middle, None)),
+    ("9_5", (9, 7)),
     ("10_1", 18),
     ("10_1", 81),
     ("10_1", "many"),
-    ("10_2", 0.5),
-    ("10_2", lambda f, x, sigma, n, seed: smoothgrad_of(f, x, 0.0, 1, seed)),
-    ("10_2", lambda f, x, sigma, n, seed: smoothgrad_of(f, x, 2 * sigma, n, seed)),
-    ("10_2", lambda f, x, sigma, n, seed: n * smoothgrad_of(f, x, sigma, n, seed)),
-    ("10_2", lambda f, x, sigma, n, seed: smoothgrad_of(f, x, sigma, n, seed).abs()),
-    ("10_2", lambda f, x, sigma, n, seed: None),
-    ("10_3", (0.1, 0.1)),
-    ("10_3", (1 / 9, 1)),
-    ("10_3", (0.1, 0.5)),
-    ("10_3", 0.9),
+    ("10_2", (0.1, 0.1)),
+    ("10_2", (1 / 9, 1)),
+    ("10_2", (0.1, 0.5)),
+    ("10_2", 0.9),
+    ("10_2", (float("nan"), 0.9)),
+    ("10_3", 0),
+    ("10_3", 0.5),
+    ("10_3", 0.841),
+    ("10_3", 0.317),
+    ("10_3", "a little"),
+    ("10_4", 0.5),
+    ("10_4", lambda f, x, sigma, n, seed: smoothgrad_of(f, x, 0.0, 1, seed)),
+    ("10_4", lambda f, x, sigma, n, seed: smoothgrad_of(f, x, 2 * sigma, n, seed)),
+    ("10_4", lambda f, x, sigma, n, seed: n * smoothgrad_of(f, x, sigma, n, seed)),
+    ("10_4", lambda f, x, sigma, n, seed: smoothgrad_of(f, x, sigma, n, seed).abs()),
+    ("10_4", lambda f, x, sigma, n, seed: None),
+    ("10_4", lambda f, x, sigma, n, seed: smoothgrad_of(f, x, sigma, n, torch.seed() % 1000)),
+    ("10_4", lambda f, x, sigma, n, seed: smoothgrad_of(f, x, sigma, n, 0)),
+    ("10_4", lambda f, x, sigma, n, seed: torch.full_like(x, float("nan"))),
+    ("10_4", lambda f, x, sigma, n, seed: smoothgrad_of(f, x.add_(sigma), sigma, n, seed)),
+    ("10_4", lambda f, x: f(x)),
+    ("10_5", Made(lambda: (lambda *a: looks(*a, proportional=True), two_classes()))),
+    ("10_5", Made(lambda: (lambda m, x, noise, agreement: looks(m, x, noise, 0.9), two_classes()))),
+    ("10_5", Made(lambda: (lambda m, x, noise, agreement: looks(m, x, noise / 2, agreement), two_classes()))),
+    ("10_5", Made(lambda: (lambda *a: 50, two_classes()))),
+    ("10_5", Made(lambda: (lambda m, x, *a: looks(m, x, *a) * (1 if x.shape[2] == 64 else 3), two_classes()))),
+    ("10_5", (lambda *a: float("nan"), None)),
+    ("10_5", (looks, torch.nn.Linear(3, 2))),
+    ("10_5", looks),
     ("11_1", (2304, 10)),
     ("11_1", (589_824, 2)),
     ("11_1", (589_824, 9)),
-    ("11_2", lambda g, x: (g.clamp(min=0) * x.clamp(min=0)).square().sum(1).sqrt()),
-    ("11_2", lambda g, x: g.clamp(min=0).norm(dim=1) * x.clamp(min=0).norm(dim=1)),
-    ("11_2", lambda g, x: g.norm(dim=1) * x.norm(dim=1)),
-    ("11_2", lambda g, x: 0.0),
-    ("11_2", 3),
-    ("11_3", (2, 1)),
-    ("11_3", (1.19, 1.19)),
-    ("11_3", (1.19,)),
+    ("11_1", "many"),
+    ("11_2", (2, 1)),
+    ("11_2", (1.19, 1.19)),
+    ("11_2", (1.19,)),
+    ("11_2", (float("nan"), 1)),
+    ("11_3", lambda g, x: (g.clamp(min=0) * x.clamp(min=0)).square().sum(1).sqrt()),
+    ("11_3", lambda g, x: g.clamp(min=0).norm(dim=1) * x.clamp(min=0).norm(dim=1)),
+    ("11_3", lambda g, x: g.norm(dim=1) * x.norm(dim=1)),
+    ("11_3", lambda g, x: positive_norm(g, x).square()),
+    ("11_3", lambda g, x: positive_norm(g, x) * float("nan")),
+    ("11_3", lambda g, x: 0.0),
+    ("11_3", lambda g: g),
+    ("11_3", 3),
+    ("11_4", Made(lambda: (own(), "layer4.0"))),
+    ("11_4", Made(lambda: (own(), "input"))),
+    ("11_4", Made(lambda: (own(), "layer9"))),
+    ("11_4", Made(lambda: (own(), 4))),
+    ("11_4", Made(lambda: (own("tissue_resnet"), "layer4.1"))),
+    ("11_4", Made(lambda: (own("densenet121"), "features.norm5"))),
+    ("11_4", Made(own)),
+    ("11_4", ("a network", "layer4.1")),
+    ("11_5", Made(lambda: (own(), cat(), 1e-4))),
+    ("11_5", Made(lambda: (own(), cat(), 1.0))),
+    ("11_5", Made(lambda: (own(), cat(), 1e9))),
+    ("11_5", Made(lambda: (own(), cat(), "large"))),
+    ("11_5", Made(lambda: (own(), cat(), -0.06))),
+    ("11_5", Made(lambda: (own(), cat().expand(2, -1, -1, -1), 0.06))),
+    ("11_5", Made(lambda: (own(), "a cat", 0.06))),
+    ("11_5", ("a network", torch.ones(1, 3, 64, 64), 0.06)),
+    ("11_5", 0.06),
     ("12_1", 0.4),
     ("12_1", 0.3),
     ("12_1", "more"),
@@ -262,7 +567,26 @@ WRONG = [
     ("12_3", lambda model, images, marked: jump(model, marked, images)),
     ("12_3", lambda model, images, marked: (model(marked) - model(images)).abs().mean()),
     ("12_3", lambda model, images, marked: model(marked) - model(images)),
+    ("12_3", lambda model, images, marked: float("nan")),
+    ("12_3", lambda model: 0.0),
     ("12_3", 3.0),
+    ("12_4", lambda rough, smooth: 0.187 / as_smooth(rough, smooth)),
+    ("12_4", lambda *a: as_smooth(*a, variation=lambda m: m.diff(dim=0).abs().sum() + m.diff(dim=1).abs().sum())),
+    ("12_4", lambda rough, smooth: 1.0),
+    ("12_4", lambda rough, smooth: smooth),
+    ("12_4", lambda rough, smooth: float("nan")),
+    ("12_4", lambda rough, smooth: 1 / 0),
+    ("12_4", 1.0),
+    ("12_5", Made(lambda: (own("tissue_resnet"), tumour(), 0))),
+    ("12_5", Made(lambda: (own("tissue_resnet"), tumour(), [9.0, 9.0, 9.0]))),
+    ("12_5", Made(lambda: (own("tissue_resnet"), tumour(), [0.0, float("nan"), 0.0]))),
+    ("12_5", Made(lambda: (own("tissue_resnet"), tumour(), "white"))),
+    ("12_5", Made(lambda: (own("tissue_resnet"), tumour(), (1, 1)))),
+    ("12_5", Made(lambda: (own("tissue_resnet"), tumour(), tumour()))),
+    ("12_5", Made(lambda: (own("tissue_resnet"), tumour().expand(2, -1, -1, -1), GLASS))),
+    ("12_5", Made(lambda: (own("tissue_resnet"), None, GLASS))),
+    ("12_5", ("a network", torch.ones(1, 3, 64, 64), 0.5)),
+    ("12_5", GLASS),
     ("13_1", 0.02),
     ("13_1", 2),
     ("13_1", 0.5),
@@ -273,13 +597,34 @@ WRONG = [
     ("13_3", lambda left, right: (left + right) / 2),
     ("13_3", lambda left, right: left),
     ("13_3", lambda left, right: torch.cat([left, right], 1)),
+    ("13_3", lambda left: left),
     ("13_3", 1.0),
+    ("13_4", lambda *a: rank(*a, statistic=torch.sum)),
+    ("13_4", lambda *a: rank(*a, background=True)),
+    ("13_4", lambda *a: rank(*a)[::-1]),
+    ("13_4", lambda *a: rank(*a)[:2]),
+    ("13_4", lambda saliency, labels: rank(saliency.abs(), labels)),
+    ("13_4", lambda saliency, labels: rank(saliency.clamp(min=0), labels, torch.max)),
+    ("13_4", lambda saliency, labels: list(range(4))),
+    ("13_4", lambda saliency, labels: saliency),
+    ("13_4", lambda saliency, labels: "the second"),
+    ("13_4", [3, 2]),
+    ("13_5", Made(lambda: (own(), strip(), "layer2.1", 60))),
+    ("13_5", Made(lambda: (own(), strip(), "layer2.1", 400))),
+    ("13_5", Made(lambda: (own(), strip(), "layer2.1", 4000))),
+    ("13_5", Made(lambda: (own(), strip(), "layer2.1", "wide"))),
+    ("13_5", Made(lambda: (own(), strip(), "layer9", 140))),
+    ("13_5", Made(lambda: (own(), strip(40), "layer2.1", 10))),
+    ("13_5", Made(lambda: (own(), None, "layer2.1", 10))),
+    ("13_5", Made(lambda: (own("squeezenet1_1"), strip(), "layer2.1", 140))),
+    ("13_5", ("a network", torch.ones(1, 3, 64, 512), "layer2.1", 140)),
+    ("13_5", 140),
 ]
 
 
 def said(name, answer, capsys):
-    if name == "2_1" and callable(answer):
-        answer = answer()  # made here, because it needs the trained network
+    if isinstance(answer, Made):
+        answer = answer.make()
     getattr(exercises, f"check_{name}")(answer)
     return capsys.readouterr().out
 
@@ -292,6 +637,23 @@ def test_right_answers_are_accepted(name, answer, capsys):
 @pytest.mark.parametrize(("name", "answer"), WRONG)
 def test_wrong_answers_get_a_hint(name, answer, capsys):
     assert said(name, answer, capsys).startswith("Not yet: ")
+
+
+@pytest.mark.parametrize(("name", "function"), [("8_5", lead), ("9_5", middle), ("10_5", looks)])
+def test_whatever_a_function_does_to_the_network_is_done_to_a_copy(name, function, capsys):
+    network = two_classes()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+
+    def spoiling(model, *inputs):
+        found = function(model, *inputs)
+        for parameter in model.train().parameters():
+            parameter.data.zero_()
+        model.eval()
+        return found
+
+    assert said(name, (spoiling, network), capsys).startswith("Correct: ")
+    assert network.training
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
 @pytest.mark.parametrize("check", [name for name in dir(exercises) if name.startswith("check_")])
