@@ -241,7 +241,7 @@ def fit_surrogate(
             loss = partial(_paper_loss, model, surrogate)
         run.descend(train, loss, progress)
         surrogate.requires_grad_(False)
-        surrogate.errors = _held_out_errors(model, surrogate, held_out, batch_size)
+        surrogate.errors = stage_errors(model, surrogate, held_out, batch_size)
     shown = epochs * len(train) + (2 * len(train) if recipe == "least_squares" else 0)
     surrogate.record = {**settings, "presentations": shown}
     return surrogate
@@ -336,10 +336,13 @@ def _solve(model: nn.Module, surrogate: Surrogate, images: Tensor, batch_size: i
 
 
 @torch.no_grad()
-def _held_out_errors(
-    model: nn.Module, surrogate: Surrogate, images: Tensor, batch_size: int
+def stage_errors(
+    model: nn.Module, surrogate: Surrogate, images: Tensor, batch_size: int = 64
 ) -> dict[str, dict[str, float]]:
-    """What :attr:`Surrogate.errors` holds."""
+    """How far each stage is from its strided convolution on images (N, C, H, W): what :attr:`Surrogate.errors` holds.
+
+    Both are fed the original network's activation; ``model`` runs in the mode it is in.
+    """
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in surrogate.layers}
     for batch in images.split(batch_size):
         seen, _ = _observe(model, batch, surrogate.layers)
