@@ -7,10 +7,7 @@ import torchvision
 
 import smoothsal_lib as sal
 from smoothsal_lib import exercises
-from smoothsal_lib.datasets import tissue
-from smoothsal_lib.datasets.patches import GLASS
 from smoothsal_lib.filters import low_pass
-from smoothsal_lib.models import normalize
 
 
 def displacement(blur, axis=2):
@@ -49,6 +46,15 @@ def along_the_way(f, x, baseline, steps, progress=None, middle=0.5):
         point = (baseline + (step + middle) / steps * (x - baseline)).requires_grad_()
         total += torch.autograd.grad(f(point).sum(), point)[0] / steps
     return total * (x - baseline if progress is None else progress)
+
+
+def own_surrogate(**changes):
+    """A network and what was fitted to it."""
+    network = own("mobilenet_v3_small").eval()
+    settings = {"layers": ["features.1.block.0.0"], "epochs": 0, "progress": False} | changes
+    return network, sal.fit_surrogate(
+        network, strip(64 * 16).unfold(3, 64, 64).flatten(0, 2).transpose(0, 1), **settings
+    )
 
 
 def plant(a, share, variance=True):
@@ -152,6 +158,19 @@ def own(name="tiny_resnet"):
     return sal.load_model(name) if "tiny" in name or "tissue" in name else getattr(torchvision.models, name)()
 
 
+def plain():
+    """One without strides and shortcuts."""
+    convolutions = [torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3), torch.nn.ReLU()]
+    return torch.nn.Sequential(*convolutions, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 2))
+
+
+def patches_of_its_own():
+    """One whose last stride has kernels as large as itself: each parity class has a tap, of the same size on average."""
+    torch.manual_seed(0)
+    convolutions = [torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 256, 3, 2), torch.nn.Conv2d(256, 8, 2, 2)]
+    return torch.nn.Sequential(*convolutions, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 2))
+
+
 def cat():
     return sal.load_photo("chelsea", size=64)[0]
 
@@ -162,9 +181,12 @@ def strip(width=1024):
     return torch.cat(photos * 4, 3)[..., :width]
 
 
-def tumour():
-    some = tissue.patches(8, seed=12)
-    return normalize(some.images[some.labels == 1][:1] / 255)
+def barred(network=None, target=36, rows=6):
+    """Photographs with and without a green bar."""
+    photos = torch.cat([sal.load_photo(name, size=64)[0] for name in sal.photo_names()])
+    bars = photos.clone()
+    bars[:, :, 28 : 28 + rows] = torch.tensor([-2.0, 2.0, -2.0]).view(3, 1, 1)
+    return network or own(), photos, bars, target
 
 
 def jump(model, images, marked):
@@ -293,8 +315,8 @@ RIGHT = [
     ("11_3", lambda g, x: positive_norm(g, x).numpy()),
     ("11_4", Made(lambda: (own(), "layer4.1"))),
     ("11_4", Made(lambda: [(network := own("resnet18")), network.layer4])),
-    ("11_5", Made(lambda: (own(), cat(), 0.06))),
-    ("11_5", Made(lambda: [own(), cat(), torch.tensor([0.06])])),
+    ("11_5", Made(lambda: (own(), cat(), 0.02))),
+    ("11_5", Made(lambda: [own(), cat(), torch.tensor([0.02])])),
     ("11_5", Made(lambda: (own("resnet18"), cat(), np.float64(0.00512)))),
     ("12_1", 2.5),
     ("12_1", "2.5"),
@@ -305,10 +327,10 @@ RIGHT = [
     ("12_3", lambda *a: jump(*a).numpy()),
     ("12_4", as_smooth),
     ("12_4", lambda *a: torch.tensor([as_smooth(*a)])),
-    ("12_5", Made(lambda: (own("tissue_resnet"), tumour(), GLASS))),
-    ("12_5", Made(lambda: [own("tissue_resnet"), tumour(), GLASS.flatten().tolist()])),
-    ("12_5", Made(lambda: (own("tissue_resnet"), tumour(), GLASS.expand(1, 3, 96, 96).numpy()))),
-    ("12_5", Made(lambda: (own("resnet18"), strip(64), -1))),
+    ("12_5", Made(barred)),
+    ("12_5", Made(lambda: list(barred(target=torch.tensor(36))))),
+    ("12_5", Made(lambda: barred(own("resnet18"), 128))),
+    ("12_5", Made(lambda: barred(target=[36]))),
     ("13_1", 0.1),
     ("13_1", 10),
     ("13_2", 112),
@@ -346,8 +368,8 @@ WRONG = [
     ("1_4", Made(lambda: {"network": own(), "gridded": "layer2.1", "clean": "fc"})),
     ("1_4", Made(lambda: {"network": own(), "gridded": "layer2.1", "clean": "layer5"})),
     ("1_4", Made(lambda: {"network": own(), "gridded": 2.1, "clean": "layer4.1"})),
-    ("1_4", Made(lambda: {"network": own("convnext_tiny"), "gridded": "input", "clean": "features.6.0"})),
-    ("1_4", Made(lambda: {"network": own("vgg11"), "gridded": "features.0", "clean": "features.20"})),
+    ("1_4", Made(lambda: {"network": patches_of_its_own(), "gridded": "1", "clean": "2"})),
+    ("1_4", Made(lambda: {"network": plain(), "gridded": "0", "clean": "3"})),
     ("1_4", {"network": "resnet18", "gridded": "layer2.1", "clean": "layer4.1"}),
     ("1_4", {"network": torch.nn.Linear(3, 2), "gridded": "layer2.1", "clean": "layer4.1"}),
     ("1_4", "layer2.1"),
@@ -381,7 +403,7 @@ WRONG = [
     ("2_5", Made(lambda: {"network": own(), "everything": "fc", "bypassed": "layer2.1.conv1"})),
     ("2_5", Made(lambda: {"network": own(), "everything": "layer9", "bypassed": "layer2.1.conv1"})),
     ("2_5", Made(lambda: {"network": own(), "everything": "", "bypassed": "layer2.1.conv1"})),
-    ("2_5", Made(lambda: {"network": own("vgg11"), "everything": "features.0", "bypassed": "features.3"})),
+    ("2_5", Made(lambda: {"network": plain(), "everything": "0", "bypassed": "2"})),
     ("2_5", {"network": print, "everything": "layer2", "bypassed": "layer2.1.conv1"}),
     ("2_5", {"everything": "layer2", "bypassed": "layer2.1.conv1"}),
     ("3_1", [2, 1, 2]),
@@ -577,16 +599,15 @@ WRONG = [
     ("12_4", lambda rough, smooth: float("nan")),
     ("12_4", lambda rough, smooth: 1 / 0),
     ("12_4", 1.0),
-    ("12_5", Made(lambda: (own("tissue_resnet"), tumour(), 0))),
-    ("12_5", Made(lambda: (own("tissue_resnet"), tumour(), [9.0, 9.0, 9.0]))),
-    ("12_5", Made(lambda: (own("tissue_resnet"), tumour(), [0.0, float("nan"), 0.0]))),
-    ("12_5", Made(lambda: (own("tissue_resnet"), tumour(), "white"))),
-    ("12_5", Made(lambda: (own("tissue_resnet"), tumour(), (1, 1)))),
-    ("12_5", Made(lambda: (own("tissue_resnet"), tumour(), tumour()))),
-    ("12_5", Made(lambda: (own("tissue_resnet"), tumour().expand(2, -1, -1, -1), GLASS))),
-    ("12_5", Made(lambda: (own("tissue_resnet"), None, GLASS))),
-    ("12_5", ("a network", torch.ones(1, 3, 64, 64), 0.5)),
-    ("12_5", GLASS),
+    ("12_5", Made(lambda: barred(target=83))),
+    ("12_5", Made(lambda: barred(target=100))),
+    ("12_5", Made(lambda: barred(target="any"))),
+    ("12_5", Made(lambda: barred(rows=12))),
+    ("12_5", Made(lambda: barred(rows=0))),
+    ("12_5", Made(lambda: [one[:5] if isinstance(one, torch.Tensor) else one for one in barred()])),
+    ("12_5", Made(lambda: (own(), cat(), cat()[0], 36))),
+    ("12_5", ("a network", torch.zeros(6, 3, 64, 64), torch.eye(64).expand(6, 3, 64, 64), 0)),
+    ("12_5", Made(lambda: barred()[:3])),
     ("13_1", 0.02),
     ("13_1", 2),
     ("13_1", 0.5),
