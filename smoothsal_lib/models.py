@@ -29,6 +29,7 @@ from smoothsal_lib.state import preserved
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_CATEGORIES = torchvision_models.ResNet18_Weights.IMAGENET1K_V1.meta["categories"]  # the names of its classes
 
 EMBEDDED = ("tiny_resnet", "tissue_resnet", "glas_resnet", "tissue_pen", "tissue_segmenter")  # the first: the default
 MADE_BY = {"tiny_resnet": "training.classifier", "tissue_pen": "experiments.shortcut"}
@@ -183,6 +184,8 @@ def load_model(name: str | None = None, folder: str | Path | None = None) -> nn.
             logits (N, 4, H, W) for every pixel (:class:`DenseResNet`).
             ``"resnet18"``, ``"resnet34"``, ``"resnet50"`` and ``"vgg16"`` (no strided convolutions) are torchvision's:
             1,000 classes of ImageNet, made for 224 px, downloaded once and checked against the hash in the file's name.
+            So is every other classifier of torchvision's by its name, with its current weights, and ``"timm/NAME"`` is
+            one of timm's, if that is installed.
             ``None`` takes the environment variable ``SMOOTHSAL_MODEL``, or ``"tiny_resnet"`` where it is not set.
         folder: where the weights of an embedded network lie, in ``NAME.safetensors``; ``None`` means the files that
             ship with the library.
@@ -190,15 +193,24 @@ def load_model(name: str | None = None, folder: str | Path | None = None) -> nn.
     Raises:
         ValueError: for an unknown name, or for weights that carry no class names.
         FileNotFoundError: when the embedded weights are missing.
+        ModuleNotFoundError: for a network of timm's without timm.
         RuntimeError: when weights cannot be downloaded.
     """
     if name is None:
         name = os.environ.get("SMOOTHSAL_MODEL") or EMBEDDED[0]
     if name in EMBEDDED:
         return _load_embedded(name, Path(folder) if folder is not None else data_folder())
-    if name in DOWNLOADED:
+    if name.startswith("timm/"):
+        return _load_timm(name.removeprefix("timm/"))
+    if name in classifiers():
         return _load_downloaded(name)
-    raise ValueError(f"unknown model {name!r}: choose one of {', '.join([*EMBEDDED, *DOWNLOADED])}")
+    choices = ", ".join([*EMBEDDED, *DOWNLOADED])
+    raise ValueError(f"unknown model {name!r}: choose one of {choices}, another of torchvision's, or timm/NAME")
+
+
+def classifiers() -> list[str]:
+    """The names of torchvision's networks that :func:`load_model` knows."""
+    return torchvision_models.list_models(torchvision_models)
 
 
 def _load_embedded(name: str, folder: Path) -> nn.Module:
@@ -222,16 +234,62 @@ def _load_embedded(name: str, folder: Path) -> nn.Module:
 
 
 def _load_downloaded(name: str) -> nn.Module:
-    weights = torchvision_models.get_weight(DOWNLOADED[name])
+    every = torchvision_models.get_model_weights(name)
+    weights = torchvision_models.get_weight(DOWNLOADED[name]) if name in DOWNLOADED else every.DEFAULT
     try:
         state = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:  # no network, no room on the disk, or a hash that does not match
-        reason = " ".join(str(error).split())
-        alternative = f"the embedded load_model({EMBEDDED[0]!r}) needs no network"
-        raise RuntimeError(f"the weights of {name} could not be downloaded ({reason}); {alternative}") from None
+        raise _not_downloaded(name, error) from None
     model = torchvision_models.get_model(name)
     model.load_state_dict(state)
     model.categories = list(weights.meta["categories"])
+    return model.eval()
+
+
+def _not_downloaded(name: str, error: Exception) -> RuntimeError:
+    reason = " ".join(str(error).split())
+    alternative = f"the embedded load_model({EMBEDDED[0]!r}) needs no network"
+    return RuntimeError(f"the weights of {name} could not be downloaded ({reason}); {alternative}")
+
+
+class Renormalised(nn.Module):
+    """A network that was trained with another mean and spread, for pictures that went through :func:`normalize`.
+
+    Args:
+        network: what is asked; its layers are named ``network....``.
+        mean: of red, green and blue between 0 and 1, that the network expects to be subtracted.
+        std: by which it expects pictures to be divided.
+    """
+
+    categories: list[str]
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.mean, self.std = tuple(mean), tuple(std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, shape (N, classes), for normalised pictures (N, 3, H, W)."""
+        own = [x.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_STD, IMAGENET_MEAN, self.mean, self.std)]
+        return self.network((x * own[0] + own[1] - own[2]) / own[3])
+
+
+def _load_timm(name: str) -> nn.Module:
+    try:
+        import timm
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(f"load_model('timm/{name}') needs timm: pip install timm") from None
+    if name not in timm.list_models():
+        raise ValueError(f"unknown model 'timm/{name}': timm.list_models() lists its names")
+    try:
+        model: Any = timm.create_model(name, pretrained=True)
+    except (OSError, RuntimeError) as error:
+        raise _not_downloaded(f"timm/{name}", error) from None
+    mean, std = (tuple(model.pretrained_cfg[key]) for key in ("mean", "std"))
+    if (mean, std) != (IMAGENET_MEAN, IMAGENET_STD):
+        model = Renormalised(model, mean, std)
+    if getattr(getattr(model, "network", model), "num_classes", None) == len(IMAGENET_CATEGORIES):
+        model.categories = list(IMAGENET_CATEGORIES)
     return model.eval()
 
 
@@ -492,7 +550,12 @@ def top_classes(model: nn.Module, x: Tensor, k: int = 5) -> list[list[tuple[str,
     probabilities = logits.softmax(1) if classes > 1 else logits.sigmoid()
     if k < 1 or 1 < classes < k:
         raise ValueError(f"k = {k} is not between 1 and the network's {classes} classes")
-    names = getattr(model, "categories", None) or [f"class {i}" for i in range(classes)]
     found = probabilities.topk(min(k, classes), dim=1)
     pairs = zip(found.indices.tolist(), found.values.tolist(), strict=True)
-    return [[(names[i], p) for i, p in zip(indices, values, strict=True)] for indices, values in pairs]
+    return [[(category(model, i), p) for i, p in zip(indices, values, strict=True)] for indices, values in pairs]
+
+
+def category(model: nn.Module, target: int) -> str:
+    """What a class is called: its name among the network's ``categories``, or "class 3" where it has none."""
+    names = getattr(model, "categories", None)
+    return str(names[target]) if names else f"class {target}"

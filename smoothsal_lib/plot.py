@@ -117,11 +117,16 @@ def pictures(images: Row) -> Figure:
     for title, image in _not_empty(images).items():
         if image.shape[-3:-2] != (3,) or image.ndim not in (3, 4) or image.shape[:-3].numel() != 1:
             raise ValueError(f"image {title!r} has the shape {tuple(image.shape)}: expected (3, H, W) or (1, 3, H, W)")
-        values = image.detach().cpu().reshape(3, *image.shape[-2:])
-        colours = values * torch.tensor(IMAGENET_STD).view(3, 1, 1) + torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
-        panels[title] = _Panel(np.asarray(colours.clamp(0, 1).permute(1, 2, 0)))
+        panels[title] = _Panel(in_colours(image.reshape(1, 3, *image.shape[-2:]))[0])
     with _style():
         return _draw([panels], None, {}, False, None, None)
+
+
+def in_colours(images: Tensor) -> NDArray[np.uint8]:
+    """Pictures as people see them: (N, 3, H, W), normalised as for ImageNet, to (N, H, W, 3) uint8, clipped."""
+    std, mean = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_STD, IMAGENET_MEAN))
+    colours = images.detach().cpu().float() * std + mean
+    return np.asarray((255 * colours.clamp(0, 1)).round().byte().permute(0, 2, 3, 1))
 
 
 def overlay(

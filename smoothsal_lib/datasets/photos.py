@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from importlib.resources import files
 from pathlib import Path
 
@@ -32,12 +33,15 @@ def photo_names() -> list[str]:
     return list(PHOTOS)
 
 
-def load_photo(name: str | Path = "chelsea", size: int = 128, square: bool = True) -> tuple[Tensor, NDArray[np.uint8]]:
+def load_photo(
+    name: str | Path | bytes = "chelsea", size: int = 128, square: bool = True
+) -> tuple[Tensor, NDArray[np.uint8]]:
     """A photograph as a network takes it and as a person looks at it.
 
     Args:
-        name: one of :func:`photo_names` (they need no download), or the path of a picture file of your own. Greyscale
-            is spread over three channels, transparent parts are laid on white, and a camera's rotation mark is obeyed.
+        name: one of :func:`photo_names` (they need no download), or a picture file of your own, its path or
+            its bytes. Greyscale is spread over three channels, transparent parts are laid on white, and a camera's
+            rotation mark is obeyed.
         size: the shorter side of the result in pixels.
         square: cut a square out of the middle; otherwise keep the whole picture.
 
@@ -61,7 +65,9 @@ def load_photo(name: str | Path = "chelsea", size: int = 128, square: bool = Tru
     return normalize(x), photo
 
 
-def _open(name: str | Path) -> Image.Image:
+def _open(name: str | Path | bytes) -> Image.Image:
+    if isinstance(name, bytes):
+        return _read(io.BytesIO(name), f"{len(name):,} bytes are")
     if isinstance(name, str) and name in PHOTOS:
         with (files("skimage.data") / PHOTOS[name]).open("rb") as file:
             return ImageOps.exif_transpose(Image.open(file))
@@ -70,10 +76,14 @@ def _open(name: str | Path) -> Image.Image:
         raise ValueError(
             f"no photograph {str(name)!r}: choose one of {', '.join(PHOTOS)}, or give a picture file's path"
         )
+    return _read(path, f"{str(path)!r} is")
+
+
+def _read(file: Path | io.BytesIO, what: str) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(Image.open(path))
+        return ImageOps.exif_transpose(Image.open(file))
     except OSError:  # PIL's word for "cannot identify" and "truncated"
-        raise ValueError(f"{str(path)!r} is no picture that PIL can read") from None
+        raise ValueError(f"{what} no picture that PIL can read") from None
 
 
 def _on_white(picture: Image.Image) -> Image.Image:

@@ -10,6 +10,19 @@ Everything is computed beforehand and stored with the notebook, and moved by the
 from smoothsal_lib.widgets.explorer import Explorer
 from smoothsal_lib.widgets.frames import frames
 from smoothsal_lib.widgets.layers import layer_explorer
+from smoothsal_lib.widgets.live import live_explorer
+from smoothsal_lib.widgets.nuclei import nuclei_ranking
+from smoothsal_lib.widgets.player import insertion_player
 from smoothsal_lib.widgets.quiz import quiz
+from smoothsal_lib.widgets.taps import taps
 
-__all__ = ["Explorer", "frames", "layer_explorer", "quiz"]
+__all__ = [
+    "Explorer",
+    "frames",
+    "insertion_player",
+    "layer_explorer",
+    "live_explorer",
+    "nuclei_ranking",
+    "quiz",
+    "taps",
+]

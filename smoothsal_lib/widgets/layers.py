@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from smoothsal_lib import plot
+from smoothsal_lib.capture import check_target
 from smoothsal_lib.explain import explain
 from smoothsal_lib.extract import saliency_map
 from smoothsal_lib.fixes import Fix, smoothed
-from smoothsal_lib.layers import HiddenLayer, check_images, hidden_layers
+from smoothsal_lib.layers import HiddenLayer, check_images, check_output, hidden_layers
 from smoothsal_lib.metrics.fidelity import probabilities
 from smoothsal_lib.metrics.noise import checkerboard_energy, power_spectrum, total_variation
+from smoothsal_lib.models import category
 from smoothsal_lib.state import preserved
 from smoothsal_lib.widgets import explorer
 from smoothsal_lib.widgets.explorer import Explorer, address
@@ -93,27 +95,29 @@ def layer_explorer(
         raise ValueError(f"expected at least one method and one fix, got methods {list(methods)}, fixes {list(named)}")
     pale = address(photograph(photo, pale=True), PHOTO_QUALITY)
     with preserved(model), torch.no_grad():
-        target = int(model(x).argmax(1)) if target is None else target
+        logits = check_output(model(x.clone()))
+        target = int(logits.argmax(1)) if target is None else int(check_target(target, logits))
+        activation = "softmax" if logits.shape[1] > 1 else "sigmoid"
     found: dict[tuple[str, str], dict[str, Tensor]] = {}
     chances = {}
     for label, fix in named.items():
         for method in methods:
             found[label, method] = explain(model, x, target, layers, method, fix)
         with preserved(model), smoothed(model, fix), torch.no_grad():
-            chances[label] = float(probabilities(model(x), "softmax")[0, target])
+            chances[label] = float(probabilities(model(x.clone()), activation)[0, target])
     names = [name for name, a in found[next(iter(found))].items() if min(a.shape[2:]) >= 2]
     geometry = hidden_layers(model, x)
     views = {
         name: _LayerView(geometry.get(name), (x.shape[2], x.shape[3]), {key: maps[name] for key, maps in found.items()})
         for name in names
     }
-    category = _category(model, x, target)
+    name = category(model, target)
 
     def build(some: Sequence[str], detail: Detail) -> Explorer:
         left_out = "" if len(some) == len(names) else f"{len(some)} of {len(names)} layers, to be stored with the page"
         note = [f"clipped at the {PERCENTILE}th percentile of magnitude", "one scale for all fixes of a layer"]
         note += ["circles: where stride 2 leaves its copies", str(detail), left_out]
-        return _explorer({name: views[name] for name in some}, named, methods, category, chances, pale, detail, note)
+        return _explorer({name: views[name] for name in some}, named, methods, name, chances, pale, detail, note)
 
     most = max(largest_factor(a.shape[2:]) for a in found[next(iter(found))].values())
     for kept in range(len(names), 1, -1):
@@ -172,11 +176,6 @@ def _rectangle(layer: HiddenLayer | None, shape: Sequence[int], size: tuple[int,
     return [round(value, 3) for value in (left, top, width, height)]
 
 
-def _category(model: nn.Module, x: Tensor, target: int) -> str:
-    categories = getattr(model, "categories", None)
-    return str(categories[target]) if categories and target < len(categories) else f"class {target}"
-
-
 def _rings() -> list[list[float]]:
     """Where the multiples of 1/stride lie on a spectrum, in per cent of its sides; not the middle."""
     return [[x, y] for x, y in product((0.0, 50.0, 100.0), repeat=2) if (x, y) != (50.0, 50.0)]
@@ -186,7 +185,7 @@ def _explorer(
     views: Mapping[str, _LayerView],
     fixes: Mapping[str, object],
     methods: Sequence[str],
-    category: str,
+    name: str,
     chances: Mapping[str, float],
     pale: str,
     detail: Detail,
@@ -216,10 +215,10 @@ def _explorer(
         {"name": "display", "labels": list(DISPLAYS), "start": 1},
     ]
     panels = [
-        {"title": "map", "alt": f"Saliency map for {category}.", "axes": [0, 1, 2, 3], "pictures": maps, "rings": []},
+        {"title": "map", "alt": f"Saliency map for {name}.", "axes": [0, 1, 2, 3], "pictures": maps, "rings": []},
         {
             "title": "over the photograph",
-            "alt": f"The photograph under its saliency map for {category}.",
+            "alt": f"The photograph under its saliency map for {name}.",
             "axes": [0, 1, 2, 3],
             "pictures": overlays,
             "rings": [],
@@ -241,10 +240,10 @@ def _explorer(
         "luts": store.luts,
         "scales": SCALES,
         "panels": panels,
-        "table": {"head": ["fix", *HEAD, f"p({category})"], "rows": 1, "axes": [0, 1, 2], "cells": cells},
+        "table": {"head": ["fix", *HEAD, f"p({name})"], "rows": 1, "axes": [0, 1, 2], "cells": cells},
         "note": "; ".join(part for part in note if part),
     }
-    label = f"Layer explorer: choose layer, fix, method and display of the saliency map for {category}."
+    label = f"Layer explorer: choose layer, fix, method and display of the saliency map for {name}."
     return Explorer("choices", label, data)
 
 
