@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from smoothsal_lib.exercises.marking import as_numbers, hint, untouched, verdict
+import math
+
+from smoothsal_lib.exercises.marking import as_numbers, hint, picture_for, told, untouched, verdict
+from smoothsal_lib.layers import strided_layers, total_stride
 
 
 def check_3_1(answer: object) -> None:
@@ -41,8 +44,59 @@ def check_3_3(answer: object) -> None:
     if untouched(answer):
         return None
     share = as_numbers(answer, 1)
+    if share is not None and abs(share[0] - 0.75) < 0.01:
+        return hint("that is the share which receives nothing")
     verdict(
         share is not None and abs(share[0] - 0.25) < 0.01,
         "all taps fall on one class in four",
         "where do the taps stand, relative to each other, and which parity has each?",
+    )
+
+
+def check_3_4(answer: object) -> None:
+    """Chapter 3: brightest over dimmest class below max-pooling of noise, windows of 3 x 3 and of 2 x 2, stride 2."""
+    if untouched(answer):
+        return None
+    factors = as_numbers(answer, 2)
+    if factors is None:
+        return hint("give two numbers, one for windows of 3 x 3 and one for windows of 2 x 2")
+    if min(factors) < 0.9:
+        return hint("brightest over dimmest cannot lie below 1")
+    if abs(factors[0] - 2) < 0.2:
+        return hint("two windows against one along the rows, and along the columns?")
+    if not abs(factors[0] - 4) <= 0.4:
+        return hint("in how many windows of 3 x 3 does each position lie? Each is a chance to win one time in nine")
+    verdict(
+        abs(factors[1] - 1) <= 0.1,
+        "a position with odd row and column lies in four overlapping windows, one with even ones in one; windows of "
+        "2 x 2 do not overlap",
+        "every position lies in exactly one window of 2 x 2, so all have the same chance",
+    )
+
+
+def check_3_5(answer: object) -> None:
+    """Chapter 3: the reader's own network, and the period in pixels of the whole pattern at its input."""
+    if untouched(answer):
+        return None
+    if not isinstance(answer, dict) or set(answer) != {"network", "period"}:
+        return hint("give a dictionary with the keys 'network' and 'period'")
+    network, given = answer["network"], as_numbers(answer["period"])
+    x = picture_for(network)
+    if x is None:
+        return None
+    if given is None or not given or any(value != given[0] for value in given):
+        return hint("give the period as one number of pixels")
+    try:
+        period = total_stride(network, x)
+    except Exception as error:  # a network that cannot be followed
+        return hint(told(error))
+    strides = [max(layer.stride) for layer in strided_layers(network).values()]  # type: ignore[arg-type]
+    if given[0] != period and given[0] == math.prod(strides):
+        return hint("of layers that stand side by side, as a shortcut does, count one; and count pooling layers, too")
+    if given[0] != period and given[0] in strides:
+        return hint("that is the period of one layer's stamp, seen in its own input; how many pixels apart are those?")
+    verdict(
+        given[0] == period,
+        f"every {period} pixels the strides are in step again, and no earlier",
+        "multiply the strides of all layers that one path from the picture to the score crosses, pooling included",
     )
