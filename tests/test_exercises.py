@@ -1,5 +1,8 @@
 """Every check accepts the right answer in all its forms, and none of the plausible wrong ones."""
 
+from contextlib import contextmanager, suppress
+from copy import copy, deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,7 @@ import torchvision
 import smoothsal_lib as sal
 from smoothsal_lib import exercises
 from smoothsal_lib.filters import low_pass
+from smoothsal_lib.fixes.blur import centred_blur, cyclic_mean
 
 
 def displacement(blur, axis=2):
@@ -16,6 +20,10 @@ def displacement(blur, axis=2):
     rows = torch.arange(9.0).view(9, 1) if axis == 2 else torch.arange(9.0).view(1, 9)
     out = blur(impulse)[0, 0]
     return (out * rows).sum() / out.sum() - 4
+
+
+def mean_of_shifts(g):
+    return sum(torch.roll(g, (dy, dx), (2, 3)) for dy in (0, 1) for dx in (0, 1)) / 4
 
 
 def gap(A, A_star, x, y):
@@ -48,13 +56,77 @@ def along_the_way(f, x, baseline, steps, progress=None, middle=0.5):
     return total * (x - baseline if progress is None else progress)
 
 
-def own_surrogate(**changes):
-    """A network and what was fitted to it."""
-    network = own("mobilenet_v3_small").eval()
-    settings = {"layers": ["features.1.block.0.0"], "epochs": 0, "progress": False} | changes
-    return network, sal.fit_surrogate(
-        network, strip(64 * 16).unfold(3, 64, 64).flatten(0, 2).transpose(0, 1), **settings
+def fitted(layer="features.1.block.0.0"):
+    """A network and a surrogate that has seen some pictures."""
+    network = own("mobilenet_v3_small")
+    photos = torch.cat([sal.load_photo(name, size=192)[0] for name in sal.photo_names()])
+    crops = photos.unfold(2, 64, 64).unfold(3, 64, 64).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+    return network, sal.fit_surrogate(network, crops, layers=[layer], epochs=0, progress=False)
+
+
+def hook_of(blur=mean_of_shifts, before=True):
+    """What hangs a blur of the gradient on a strided convolution."""
+
+    def pre_hook(module, inputs):
+        own = inputs[0].view_as(inputs[0])
+        own.register_hook(blur)
+        return (own,)
+
+    def backward_hook(module, grad_input, grad_output):
+        return (blur(grad_input[0]),)
+
+    return lambda layer: (
+        layer.register_forward_pre_hook(pre_hook) if before else layer.register_full_backward_hook(backward_hook)
     )
+
+
+def hanging(hang, remove=True, always=True):
+    """A context manager that hangs hooks on all strided convolutions and may take them off."""
+
+    @contextmanager
+    def manager(model):
+        hooks = [hang(layer) for layer in sal.strided_layers(model).values()]
+        try:
+            yield model
+        except Exception:
+            if not always:
+                hooks.clear()
+            raise
+        finally:
+            for hook in hooks if remove else []:
+                hook.remove()
+
+    return manager
+
+
+@contextmanager
+def swallowing(model):
+    with suppress(Exception), hanging(hook_of())(model):
+        yield
+
+
+class Blurred(torch.nn.Module):
+    def __init__(self, conv, blur=centred_blur):
+        super().__init__()
+        self.conv, self.blur = conv, blur
+
+    def forward(self, x):
+        return self.conv(self.blur(x, self.conv.stride))
+
+
+def anti_aliased(network, skip=1, blur=centred_blur, duplicate=deepcopy):
+    changed = duplicate(network)
+    for name in list(sal.strided_layers(changed))[skip:]:
+        parent, _, child = name.rpartition(".")
+        setattr(changed.get_submodule(parent), child, Blurred(changed.get_submodule(name), blur))
+    return network, changed
+
+
+def most_gridded(model, x, room=4, best=max):
+    before, after = (sal.explain(model, x, method="gradient", fix=fix) for fix in (None, "backward"))
+    energy = {n: sal.checkerboard_energy(a).item() for n, a in before.items() if min(a.shape[2:]) >= room}
+    name = best(energy, key=energy.get)
+    return name, 1 - sal.checkerboard_energy(after[name]).item() / energy[name]
 
 
 def plant(a, share, variance=True):
@@ -79,6 +151,20 @@ def two_classes():
     first, second = torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.Conv2d(8, 8, 3, 2, 1)
     pool, last = torch.nn.AdaptiveAvgPool2d(1), torch.nn.Linear(8, 2)
     return torch.nn.Sequential(first, torch.nn.ReLU(), second, torch.nn.ReLU(), pool, torch.nn.Flatten(), last)
+
+
+def pooled():
+    """A network with a layer between its only strided convolution and a pooling."""
+    layers = [torch.nn.Conv2d(3, 4, 3, 2), torch.nn.ReLU(), torch.nn.MaxPool2d(2), torch.nn.Conv2d(4, 4, 3)]
+    return torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 2))
+
+
+def spoilt(network):
+    """The same network, its first convolutions as good as new."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.normal_(module.weight)
+    return network
 
 
 def area(model, x, saliency, target):
@@ -164,10 +250,11 @@ def plain():
     return torch.nn.Sequential(*convolutions, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 2))
 
 
-def patches_of_its_own():
-    """One whose last stride has kernels as large as itself: each parity class has a tap, of the same size on average."""
+def disjoint():
+    """One whose last kernel is as large as its stride, so that each parity class has one tap, all of about one size."""
     torch.manual_seed(0)
-    convolutions = [torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 256, 3, 2), torch.nn.Conv2d(256, 8, 2, 2)]
+    strided = [torch.nn.Conv2d(8, 256, 3, 2), torch.nn.Conv2d(256, 8, 2, 2)]
+    convolutions = [torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), *strided]
     return torch.nn.Sequential(*convolutions, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 2))
 
 
@@ -260,20 +347,50 @@ RIGHT = [
     ("4_2", ["A"]),
     ("4_3", lambda before, after, x: after(torch.nn.functional.avg_pool2d(before(x), 2))),
     ("4_3", lambda before, after, x: after(sum(before(x)[..., i::2, j::2] for i in (0, 1) for j in (0, 1)) / 4)),
+    ("4_3", lambda before, after, x: after(torch.nn.functional.avg_pool2d(before(x), 2)).numpy()),
+    ("4_4", 0.075**0.5),
+    ("4_4", "0.27"),
+    ("4_4", np.array([0.274])),
+    ("4_5", Made(fitted)),
+    ("4_5", Made(lambda: list(fitted("features.4.block.1.0")))),
     ("5_1", 7.5),
     ("5_1", -7.5),
+    ("5_1", np.float32(7.5)),
     ("5_2", [1 / 12, 1 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 12]),
     ("5_2", torch.tensor([1, 2, 2, 2, 2, 2, 1]) / 12),
     ("5_3", displacement),
+    ("5_3", lambda blur: displacement(blur).item()),
+    ("5_4", hanging(hook_of())),
+    ("5_4", hanging(hook_of(lambda g: centred_blur(g, (2, 2))))),
+    ("5_4", lambda model: sal.smoothed(model, "backward")),
+    ("5_5", Made(lambda: (own("resnet18"), ["layer4.0", "layer4.1"]))),
+    ("5_5", Made(lambda: [own().train(), {"layer4.0": 1, "layer4.1": 2}])),
+    ("5_5", Made(lambda: (two_classes(), "3"))),
+    ("5_5", Made(lambda: (pooled(), "1, 2, 3"))),
     ("6_1", [32, 9]),
+    ("6_1", np.array([32, 9])),
     ("6_2", gap),
     ("6_2", lambda *a: gap(*a).abs()),
+    ("6_2", lambda *a: gap(*a).numpy()),
     ("6_3", "Both"),
+    ("6_3", {"input", "hidden"}),
+    ("6_4", "abd"),
+    ("6_4", ["d", "a", "b"]),
+    ("6_4", "A, B and D".replace(" and", "")),
+    ("6_5", Made(lambda: anti_aliased(own()))),
+    ("6_5", Made(lambda: list(anti_aliased(own("resnet18").train())))),
+    ("6_5", Made(lambda: anti_aliased(two_classes()))),
     ("7_1", 4),
     ("7_1", torch.tensor(4.0)),
     ("7_2", 0.2),
     ("7_3", plant),
     ("7_3", lambda a, share: -plant(a, share)),
+    ("7_3", lambda a, share: plant(a, share).numpy()),
+    ("7_4", [1.98, 0]),
+    ("7_4", (1.98, 1e-9)),
+    ("7_4", torch.tensor([1.98, 0.0])),
+    ("7_5", Made(lambda: (most_gridded, own("resnet18")))),
+    ("7_5", Made(lambda: [lambda *a: np.array(most_gridded(*a), object).tolist(), two_classes()])),
     ("8_1", 0.525),
     ("8_2", ["a", "b", "d"]),
     ("8_2", "B, D, A"),
@@ -368,7 +485,7 @@ WRONG = [
     ("1_4", Made(lambda: {"network": own(), "gridded": "layer2.1", "clean": "fc"})),
     ("1_4", Made(lambda: {"network": own(), "gridded": "layer2.1", "clean": "layer5"})),
     ("1_4", Made(lambda: {"network": own(), "gridded": 2.1, "clean": "layer4.1"})),
-    ("1_4", Made(lambda: {"network": patches_of_its_own(), "gridded": "1", "clean": "2"})),
+    ("1_4", Made(lambda: {"network": disjoint(), "gridded": "1", "clean": "2"})),
     ("1_4", Made(lambda: {"network": plain(), "gridded": "0", "clean": "3"})),
     ("1_4", {"network": "resnet18", "gridded": "layer2.1", "clean": "layer4.1"}),
     ("1_4", {"network": torch.nn.Linear(3, 2), "gridded": "layer2.1", "clean": "layer4.1"}),
@@ -435,20 +552,80 @@ WRONG = [
     ("4_2", "bc"),
     ("4_3", lambda before, after, x: after(before(x)[..., ::2, ::2])),
     ("4_3", lambda before, after, x: after(before(x))),
+    ("4_3", lambda before, after, x: after(before(x)[..., ::2, ::2]) * torch.nan),
+    ("4_3", lambda before, after: after(before)),
+    ("4_3", lambda before, after, x: "convolution, mean, convolution"),
+    ("4_4", 0.075),
+    ("4_4", 0.925),
+    ("4_4", 0.1),
+    ("4_4", float("nan")),
+    ("4_5", Made(lambda: (own(), sal.fixes.Surrogate.of(own())))),
+    ("4_5", Made(lambda: (own(), "fitted"))),
+    ("4_5", Made(lambda: (own(), fitted()[1]))),
+    ("4_5", Made(lambda: (spoilt(fitted()[0]), fitted()[1]))),
+    ("4_5", Made(lambda: (torch.nn.Linear(2, 2), fitted()[1]))),
+    ("4_5", Made(lambda: own())),
+    ("4_5", "ab"),
     ("5_1", 2),
     ("5_1", 15),
+    ("5_1", [1, 2, 4, 8]),
     ("5_2", [1 / 6] * 6),
     ("5_2", [1, 2, 2, 2, 2, 2, 1]),
     ("5_2", [1 / 7] * 7),
     ("5_3", lambda blur: displacement(blur, axis=3).abs() + 1),
     ("5_3", lambda blur: displacement(blur).abs()),
+    ("5_3", lambda blur: -displacement(blur)),
+    ("5_3", lambda blur: torch.nan),
+    ("5_3", lambda blur: displacement(blur, axis=4)),
+    ("5_3", lambda blur: blur(0)),
     ("5_3", 0.5),
+    ("5_4", hanging(hook_of(), remove=False)),
+    ("5_4", hanging(hook_of(), always=False)),
+    ("5_4", hanging(hook_of(before=False))),
+    ("5_4", hanging(hook_of(lambda g: 0 * g))),
+    ("5_4", hanging(lambda layer: layer.register_forward_pre_hook(lambda module, inputs: None))),
+    ("5_4", hanging(lambda layer: layer.register_forward_pre_hook(lambda m, inputs: (mean_of_shifts(inputs[0]),)))),
+    ("5_4", swallowing),
+    ("5_4", lambda model: iter([model])),
+    ("5_4", lambda: None),
+    ("5_4", 3),
+    ("5_5", Made(lambda: (own("resnet18"), ["layer4.1"]))),
+    ("5_5", Made(lambda: (own("resnet18"), ["layer3.1", "layer4.0", "layer4.1"]))),
+    ("5_5", Made(lambda: (own("resnet18"), ["layer4"]))),
+    ("5_5", Made(lambda: (own("resnet18"), 2))),
+    ("5_5", Made(lambda: (pooled(), "3"))),
+    ("5_5", Made(lambda: (plain(), ["1", "3"]))),
+    ("5_5", Made(lambda: (torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU()), ["1"]))),
+    ("5_5", ("resnet18", ["layer4.0", "layer4.1"])),
+    ("5_5", ["layer4.0", "layer4.1"]),
     ("6_1", [8, 9]),
+    ("6_1", [9, 32]),
+    ("6_1", 32),
     ("6_2", lambda A, A_star, x, y: 0.0),
     ("6_2", lambda A, A_star, x, y: (A(x) - A_star(x)).abs().sum()),
+    ("6_2", lambda A, A_star, x, y: (A(x) - A_star(y)).abs().sum()),
+    ("6_2", lambda A, A_star, x, y: (A(x) * y).sum() - (x * A(y)).sum()),
+    ("6_2", lambda A, A_star, x, y: torch.nan),
+    ("6_2", lambda A, A_star, x, y: None),
     ("6_2", 3.0),
     ("6_3", "input"),
     ("6_3", "hidden"),
+    ("6_3", None),
+    ("6_4", "a"),
+    ("6_4", "ab"),
+    ("6_4", "abde"),
+    ("6_4", "abcd"),
+    ("6_4", 3),
+    ("6_5", Made(lambda: (own(), own()))),
+    ("6_5", Made(lambda: (own(),) * 2)),
+    ("6_5", Made(lambda: anti_aliased(own(), skip=0))),
+    ("6_5", Made(lambda: anti_aliased(own(), skip=2))),
+    ("6_5", Made(lambda: anti_aliased(own(), blur=cyclic_mean))),
+    ("6_5", Made(lambda: anti_aliased(own(), duplicate=copy))),
+    ("6_5", Made(lambda: (own(), torch.nn.Linear(2, 2)))),
+    ("6_5", Made(lambda: (own(), sal.smoothed(own(), "forward")))),
+    ("6_5", Made(lambda: anti_aliased(plain()))),
+    ("6_5", Made(own)),
     ("7_1", 2),
     ("7_1", 2.83),
     ("7_2", 0.6),
@@ -458,7 +635,21 @@ WRONG = [
     ("7_3", lambda a, share: plant(a, share**2)),
     ("7_3", lambda a, share: a),
     ("7_3", lambda a, share: share),
+    ("7_3", lambda a, share: a * torch.nan),
+    ("7_3", lambda a: a),
     ("7_3", 0.5),
+    ("7_4", [2, 0]),
+    ("7_4", [1, 0]),
+    ("7_4", [1.98, 0.02]),
+    ("7_4", 1.98),
+    ("7_5", Made(lambda: (most_gridded, plain()))),
+    ("7_5", Made(lambda: (most_gridded, "resnet18"))),
+    ("7_5", Made(lambda: (lambda *a: most_gridded(*a, room=1), two_classes()))),
+    ("7_5", Made(lambda: (lambda *a: most_gridded(*a, best=min), two_classes()))),
+    ("7_5", Made(lambda: (lambda *a: (most_gridded(*a)[0], 100 * most_gridded(*a)[1]), two_classes()))),
+    ("7_5", Made(lambda: (lambda *a: most_gridded(*a)[0], two_classes()))),
+    ("7_5", Made(lambda: (lambda *a: ("layer9", 0.5), two_classes()))),
+    ("7_5", most_gridded),
     ("8_1", 0.52),
     ("8_1", 0.65),
     ("8_2", "a"),
@@ -660,7 +851,7 @@ def test_wrong_answers_get_a_hint(name, answer, capsys):
     assert said(name, answer, capsys).startswith("Not yet: ")
 
 
-@pytest.mark.parametrize(("name", "function"), [("8_5", lead), ("9_5", middle), ("10_5", looks)])
+@pytest.mark.parametrize(("name", "function"), [("7_5", most_gridded), ("8_5", lead), ("9_5", middle), ("10_5", looks)])
 def test_whatever_a_function_does_to_the_network_is_done_to_a_copy(name, function, capsys):
     network = two_classes()
     before = {key: value.clone() for key, value in network.state_dict().items()}
