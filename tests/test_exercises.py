@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager, suppress
 from copy import copy, deepcopy
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import smoothsal_lib as sal
 from smoothsal_lib import exercises
 from smoothsal_lib.filters import low_pass
 from smoothsal_lib.fixes.blur import centred_blur, cyclic_mean
+from smoothsal_lib.models import normalize
 
 
 def displacement(blur, axis=2):
@@ -303,6 +305,30 @@ def rank(saliency, labels, statistic=torch.mean, background=False):
     return sorted(names, key=lambda one: -statistic(saliency[labels == one]))
 
 
+def prepared(photo):
+    return normalize(torch.as_tensor(photo).permute(2, 0, 1)[None] / 255)
+
+
+def shrinks(model, x):
+    strides = {"input": 1} | {name: max(layer.stride) for name, layer in sal.hidden_layers(model, x).items()}
+    return [name for before, name in pairwise(strides) if strides[name] > strides[before]]
+
+
+class Answering(torch.nn.Module):
+    """Makes a network that returns scores of one that returns probabilities in a dictionary."""
+
+    def __init__(self, model, score):
+        super().__init__()
+        self.model, self.score = model, score
+
+    def forward(self, x):
+        return self.score(self.model(x)["out"])
+
+
+def scored(score):
+    return lambda model: Answering(model, score)
+
+
 RIGHT = [
     ("1_1", 9),
     ("1_1", "9"),
@@ -461,6 +487,22 @@ RIGHT = [
     ("13_5", Made(lambda: (own(), strip(), "layer2.1", 140))),
     ("13_5", Made(lambda: [own(), strip(), "layer2.1", torch.tensor([230.0])])),
     ("13_5", Made(lambda: (own("resnet18"), strip(), "layer2.1", 350))),
+    ("14_1", [16, 3]),
+    ("14_1", torch.tensor([16.0, 3.0])),
+    ("14_1", np.array([16, 3])),
+    ("14_2", prepared),
+    ("14_2", lambda photo: prepared(photo).double()),
+    ("14_3", shrinks),
+    ("14_3", lambda *a: tuple(shrinks(*a))),
+    ("14_3", lambda *a: dict.fromkeys(shrinks(*a))),
+    ("14_3", lambda *a: set(shrinks(*a))),
+    ("14_4", scored(lambda p: p.log() - p.log().mean(1, keepdim=True))),
+    ("14_4", scored(lambda p: p.clamp(min=1e-30).log() - p.clamp(min=1e-30).log().mean(1, keepdim=True))),
+    ("14_4", scored(torch.logit)),
+    ("14_5", {"network": own(), "changed": "layer2.1", "unchanged": "layer4.0"}),
+    ("14_5", {"network": own(), "changed": "input", "unchanged": "layer4.1.conv2"}),
+    ("14_5", {"network": own("mobilenet_v3_small"), "changed": "features.0", "unchanged": "features.12"}),
+    ("14_5", {"network": (given := own()), "changed": given.layer2[1], "unchanged": given.layer4}),
 ]
 WRONG = [
     ("1_1", 4),
@@ -831,6 +873,58 @@ WRONG = [
     ("13_5", Made(lambda: (own("squeezenet1_1"), strip(), "layer2.1", 140))),
     ("13_5", ("a network", torch.ones(1, 3, 64, 512), "layer2.1", 140)),
     ("13_5", 140),
+    ("14_1", [3, 16]),
+    ("14_1", [32, 3]),
+    ("14_1", [8, 3]),
+    ("14_1", [16, 4]),
+    ("14_1", [16, 5]),
+    ("14_1", 16),
+    ("14_1", "sixteen"),
+    ("14_2", lambda photo: prepared(photo)[0]),
+    ("14_2", lambda photo: prepared(photo).permute(0, 2, 3, 1)),
+    ("14_2", lambda photo: torch.as_tensor(photo).permute(2, 0, 1)[None] / 255),
+    ("14_2", lambda photo: torch.as_tensor(photo).permute(2, 0, 1)[None]),
+    ("14_2", lambda photo: normalize(torch.as_tensor(photo).permute(2, 0, 1)[None].float())),
+    ("14_2", lambda photo: normalize(torch.as_tensor(photo).reshape(1, 3, 6, 8) / 255)),
+    ("14_2", lambda photo: prepared(photo[..., ::-1].copy())),
+    ("14_2", lambda photo: prepared(photo).numpy()),
+    ("14_2", lambda photo: prepared(photo) * float("nan")),
+    ("14_2", lambda photo: None),
+    ("14_2", lambda photo: "normalised"),
+    ("14_2", lambda photo: photo.permute(2, 0, 1)),
+    ("14_2", torch.zeros(1, 3, 6, 8)),
+    ("14_3", lambda model, x: list(sal.hidden_layers(model, x))),
+    ("14_3", lambda model, x: list(sal.strided_layers(model))),
+    ("14_3", lambda model, x: shrinks(model, x)[1:]),
+    ("14_3", lambda model, x: len(shrinks(model, x))),
+    ("14_3", lambda model, x: ", ".join(shrinks(model, x))),
+    ("14_3", lambda model, x: [sal.hidden_layers(model, x)[name] for name in shrinks(model, x)]),
+    ("14_3", lambda model, x: [n for n, one in sal.hidden_layers(model, x).items() if max(one.stride) > 1]),
+    ("14_3", lambda model, x: model.layer1),
+    ("14_3", ["relu", "layer2.0"]),
+    ("14_4", scored(lambda p: p)),
+    ("14_4", scored(torch.log)),
+    ("14_4", scored(lambda p: 1000 * p)),
+    ("14_4", scored(lambda p: 1 - p)),
+    ("14_4", scored(lambda p: p.sum(1))),
+    ("14_4", scored(lambda p: {"out": p})),
+    ("14_4", scored(lambda p: torch.logit(p).detach())),
+    ("14_4", lambda model: model),
+    ("14_4", lambda model: lambda x: torch.logit(model(x)["out"])),
+    ("14_4", lambda model: model.layer1),
+    ("14_4", torch.nn.Identity()),
+    ("14_4", "log"),
+    ("14_5", {"network": own(), "changed": "layer4.0", "unchanged": "layer4.0"}),
+    ("14_5", {"network": own(), "changed": "layer2.1", "unchanged": "layer3.1"}),
+    ("14_5", {"network": own(), "changed": "layer4.0", "unchanged": "layer2.1"}),
+    ("14_5", {"network": own(), "changed": "layer9", "unchanged": "layer4.0"}),
+    ("14_5", {"network": own(), "changed": 2, "unchanged": "layer4.0"}),
+    ("14_5", {"network": own(), "changed": "layer2.1"}),
+    ("14_5", {"network": "resnet18", "changed": "layer2.1", "unchanged": "layer4.0"}),
+    ("14_5", {"network": torch.nn.Linear(3, 3), "changed": "layer2.1", "unchanged": "layer4.0"}),
+    ("14_5", {"network": plain(), "changed": "0", "unchanged": "0"}),
+    ("14_5", ["layer2.1", "layer4.0"]),
+    ("14_5", own()),
 ]
 
 
