@@ -18,7 +18,6 @@ import argparse
 import ast
 import base64
 import importlib.util
-import json
 import re
 import shutil
 import struct
@@ -47,18 +46,23 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 
+from smoothsal_lib.widgets import quiz
+
 PACKAGE = "reveal.js@6.0.2"
 PACKAGE_FILES = ("reset.css", "reveal.css", "reveal.js", "plugin/notes.js")  # in its folder dist/
 NETWORK = "https://cdn.jsdelivr.net/npm"  # serves the packages of npm under the names of their files
 THEME = build.BOOK / "_static" / "slides.css"
 
 WIDTH, HEIGHT = 1280, 720  # of a slide, in the pixels that the theme counts in
-OUTPUT_LINES = 26  # of a printed result; what is longer is continued on the next slide
+OUTPUT_LINES = 20  # of a printed result; what is longer is continued on the next slide
 CODE_LINES = 14  # of a cell that is shown above what it prints; a longer one is folded
 BOTH_LINES = 20  # of code and result together
 CHARACTER = 0.602  # width of one, in units of the font size, in a font of fixed width
+# What a record prints of itself, `1000 images of ...:` and the command that made it: for the notes.
+PROVENANCE = re.compile(r"^\S.*:\n  python -m .*\n(?: {4,}.*\n)*", re.MULTILINE)
 TALL = 1.25  # a picture less wide than this many times its height has its caption at its side
 ASKED = 280  # characters of a question at most; a longer one is for the notes
+LONG_FORMULA = 150  # characters of TeX; what is longer is broken where it has wide spaces
 STATED = 480  # characters of the sentences on a slide that has nothing to show
 WORKS = 7  # of the literature on one slide
 
@@ -146,11 +150,15 @@ def address(href: str) -> str:
     return f"../{re.sub(r'[.](ipynb|md)$', '.html', path)}{mark}{anchor}"
 
 
-def formula(tex: str, env: dict[str, Any], display: bool = False) -> str:
+def formula(tex: str, env: dict[str, Any], display: bool = False, tag: str = "") -> str:
     """A formula for MathJax; in the notes, whose window has none, as it was typed."""
     if env.get("notes"):
         return f"<code>{escape(tex.strip())}</code>"
-    return f"\\[{escape(tex)}\\]" if display else f"\\({escape(tex)}\\)"
+    pieces = [piece for piece in re.split(r"(?:\\qquad\s*)+", tex) if piece.strip()]
+    if display and len(tex) > LONG_FORMULA and len(pieces) > 1 and r"\\" not in tex:
+        tex = r"\begin{gathered}" + r" \\[1ex] ".join(pieces) + r"\end{gathered}"
+    tex = escape(tex + (rf"\tag{{{tag}}}" if tag else ""))
+    return rf"\[{tex}\]" if display else rf"\({tex}\)"
 
 
 @cache
@@ -161,7 +169,7 @@ def markdown() -> MarkdownIt:
     Rule = Callable[[Token, dict[str, Any]], str]
 
     def numbered(token: Token, env: dict[str, Any]) -> str:
-        return formula(f"{token.content}\\tag{{{number_of(token.info)}}}", env, True)
+        return formula(token.content, env, True, number_of(token.info))
 
     def link(token: Token, env: dict[str, Any]) -> str:
         return f'<a href="{escape(address(str(token.attrs["href"])))}">'
@@ -198,7 +206,8 @@ def inline(text: str) -> str:
 
 def sentences(text: str) -> list[str]:
     """The sentences of a paragraph; emphasis that began in another one is taken off."""
-    found = re.findall(r".+?[.?!:][\"”)]?(?:\*{1,2})?(?=\s+[A-Z*(\"“$`{]|\s*$)", " ".join(text.split()))
+    ends = r"[.?!][\"”)]?(?:\*{1,2})?(?=\s+[A-Z*(\"“$`{])"
+    found = re.findall(rf".+?(?:{ends}|$)", " ".join(text.split()))
     for i, sentence in enumerate(found):
         for mark in ("**", "*"):
             if sentence.count(mark) % 2:
@@ -304,7 +313,7 @@ def picture(kind: str, content: bytes, alt: str) -> str:
     if kind == "image/png":
         width, height = struct.unpack(">II", content[16:24])
         tall = ' class="tall"' if width < TALL * height else ""
-    return f'<img src="data:{kind};base64,{base64.b64encode(content).decode()}" alt="{escape(alt)}"{tall}>'
+    return f'<img{tall} alt="{escape(alt)}" src="data:{kind};base64,{base64.b64encode(content).decode()}">'
 
 
 def drawn(figure: Directive) -> Part:
@@ -315,10 +324,20 @@ def drawn(figure: Directive) -> Part:
     return Part("figure", image, caption=figure.body, name=figure.options.get("name", ""))
 
 
+def quiz_of(code: str) -> str | None:
+    """The text of the quiz that a cell shows; None for any other cell."""
+    if ".quiz(" not in code:
+        return None
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "quiz":
+            return str(ast.literal_eval(node.args[0]))
+    return None
+
+
 def of_code(cell: Any) -> Iterator[Part]:
     """What a code cell puts on slides: nothing, a quiz question, a figure, or what it printed."""
     tags = set(cell.metadata.get("tags", []))
-    asked = quiz_source(cell.source)
+    asked = quiz_of(cell.source)
     if asked is not None:
         title = re.search(r"^# @title (.+)$", cell.source, re.MULTILINE)
         yield Part("quiz", asked, name=title[1] if title else "Question")
@@ -331,17 +350,17 @@ def of_code(cell: Any) -> Iterator[Part]:
     for output in cell.outputs:
         data = output.get("data", {})
         images = [kind for kind in ("image/svg+xml", "image/png") if kind in data]
-        if build.WIDGET_VIEW in data:
-            view = json.dumps(data[build.WIDGET_VIEW])
-            yield Part("figure", f'<div><script type="{build.WIDGET_VIEW}">{view}</script></div>', **of_figure)
-        elif images:
+        if images:
             content = data[images[0]]
             raw = base64.b64decode(content) if images[0] == "image/png" else content.encode()
             yield Part("figure", picture(images[0], raw, settings.get("image", {}).get("alt", "")), **of_figure)
         elif shown and "text/html" in data:
-            yield Part("figure", f"<div>{data['text/html']}</div>", **of_figure)
+            yield Part("figure", f'<div class="live">{data["text/html"]}</div>', **of_figure)
         else:
             printed += str(output.get("text", "")) or str(data.get("text/plain", ""))
+    printed, made = PROVENANCE.sub("", printed), PROVENANCE.findall(printed)
+    if made:
+        yield Part("prose", "\n".join(["```text", *(one.strip() for one in made), "```"]))
     if printed.strip():
         yield Part("printed", printed.strip("\n"), code=cell.source)
 
@@ -353,39 +372,6 @@ def parts(notebook: Any) -> Iterator[Part]:
             yield from of_code(cell)
         elif build.ADDED_BY_BUILD not in cell.metadata.get("tags", []):
             yield from of_markdown(cell.source)
-
-
-# --- quizzes ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Option:
-    """One answer to a quiz question, in Markdown."""
-
-    text: str
-    right: bool
-    feedback: str
-
-
-def quiz_source(code: str) -> str | None:
-    """The text of the quiz that a cell shows; None for any other cell."""
-    if ".quiz(" not in code:
-        return None
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "quiz":
-            (text,) = node.args
-            return str(ast.literal_eval(text)).strip()
-    return None
-
-
-def quiz(text: str) -> tuple[str, list[Option]]:
-    """Question and options of a quiz, as CONTRIBUTING.md has authors write them."""
-    question, *options = re.split(r"^([-+]) ", text, flags=re.MULTILINE)
-    found = []
-    for mark, body in zip(options[::2], options[1::2], strict=True):
-        answer, _, feedback = body.partition("\n")
-        found.append(Option(answer.strip(), mark == "+", " ".join(feedback.split())))
-    return question.strip(), found
 
 
 # --- slides -----------------------------------------------------------------------------------------------------------
@@ -418,55 +404,70 @@ def fixed(text: str, room: float) -> float:
     """The font size, in pixels, at which lines of fixed width fill a slide's width or the room in height."""
     lines = text.splitlines()
     widest = max((len(line) for line in lines), default=1)
-    return round(min(24.0, (WIDTH - 150) / (CHARACTER * widest), room / (1.32 * len(lines))), 1)
+    return round(min(28.0, (WIDTH - 150) / (CHARACTER * widest), room / (1.32 * len(lines))), 1)
 
 
 def pages_of(printed: str) -> list[str]:
-    """What a cell printed, cut where a line is empty if it is too long for one slide."""
+    """What a cell printed, cut where a line is empty into pages of about one length if it is too long for one slide."""
+    lines = len(printed.splitlines())
+    room = lines / -(-lines // OUTPUT_LINES)
     pages = [""]
     for group in re.split(r"\n[ \t]*\n", printed):
         together = f"{pages[-1]}\n\n{group}" if pages[-1] else group
-        if len(together.splitlines()) > OUTPUT_LINES and pages[-1]:
+        if len(together.splitlines()) > room + 1 and pages[-1]:
             pages.append(group)
         else:
             pages[-1] = together
     return pages
 
 
-def shown(part: Part, asked: str) -> Iterator[str]:
+def shown(part: Part, prose: Sequence[Part]) -> Iterator[str]:
     """The HTML of a part, one for each slide that it fills; behind a question it is a fragment.
 
     Args:
         part: with something to look at.
-        asked: the question that the text asks before it, as HTML, or nothing.
+        prose: what the text says before it. An equation keeps the sentence that leads to it, all else the question.
     """
+    asked = question_before(prose) if part.kind != "equation" else ""
     hide = " fragment" if asked else ""
     ask = f'<p class="ask">{asked}</p>' if asked else ""
     if part.kind == "equation":
-        yield f'{ask}<div class="equation{hide}">{html(part.text)}</div>'
+        said = sentences(prose[-1].text) if prose and prose[-1].kind == "prose" else []
+        words = last_words(said, len(said) - 1) if said else ""
+        lead = f"<p>{inline(words)}</p>" if words else ""
+        yield f'{lead}<div class="equation">{html(part.text)}</div>'
     elif part.kind == "table":
         table = html(part.text)
         long = len(re.sub(r"<[^>]+>", "", table)) > 600 or table.count("<tr>") > 8
         yield f'{ask}<div class="table{" small" if long else ""}{hide}">{table}</div>'
     elif part.kind == "code":
-        yield f'{ask}<pre class="fixed" style="font-size: {fixed(part.text, 520)}px">{coloured(part.text, part.name)}</pre>'
+        program, size = coloured(part.text, part.name), fixed(part.text, 520)
+        yield f'{ask}<pre class="fixed" style="font-size: {size}px">{program}</pre>'
     elif part.kind == "figure":
         number = f'<a href="{{page}}#{part.name}"><b>Fig. {number_of(part.name)}</b></a> ' if part.name else ""
         side = " tall" if 'class="tall"' in part.text else ""
         yield (
-            f'{ask}<figure class="{(side + hide).strip()}"><div class="picture">{part.text}</div>'
+            f'{ask}<figure class="{(side + hide).strip()}">{part.text}'
             f"<figcaption>{number}{inline(part.caption)}</figcaption></figure>{folded(part.code) if part.code else ''}"
         )
     elif part.kind == "printed":
         for page in pages_of(part.text):
             lines = len(part.code.splitlines()), len(page.splitlines())
-            small = lines[0] <= CODE_LINES and sum(lines) <= BOTH_LINES and not ask and page == part.text
-            room = 500 if not ask else 400
-            together = f"{part.code}\n{page}" if small else page
-            size = f'style="font-size: {fixed(together, room)}px"'
-            above = f'<pre class="fixed" {size}>{coloured(part.code, "python")}</pre>' if small else ""
-            below = "" if small else folded(part.code)
-            yield f'{ask}{above}<pre class="result{hide}" {size}>{escape(page)}</pre>{below}'
+            fits = lines[0] <= CODE_LINES and sum(lines) <= BOTH_LINES and not ask and page == part.text
+            together = "\n".join([part.code, page] if fits else [page])
+            look = f'style="font-size: {fixed(together, 400 if ask else 500)}px"'
+            above = f'<pre class="fixed" {look}>{coloured(part.code, "python")}</pre>' if fits else ""
+            below = "" if fits else folded(part.code)
+            yield f'{ask}{above}<pre class="result{hide}" {look}>{escape(page)}</pre>{below}'
+
+
+def last_words(said: Sequence[str], position: int) -> str:
+    """One of the sentences of a paragraph, with those before it if it is too short to be understood alone."""
+    first = position
+    while first > 0 and len(" ".join(said[first : position + 1])) < 60:
+        first -= 1
+    words = " ".join(said[first : position + 1])
+    return words if len(words) <= ASKED else ""
 
 
 def question_before(prose: Sequence[Part]) -> str:
@@ -476,24 +477,23 @@ def question_before(prose: Sequence[Part]) -> str:
     asking = [i for i, sentence in enumerate(said) if sentence.rstrip("*\"”)").endswith("?")]
     if not asking:
         return ""
-    first = last = asking[-1]
-    while first > 0 and len(" ".join(said[first : last + 1])) < 60:
-        first -= 1
-    question = " ".join(said[first : last + 1])
-    return inline(question) if len(question) <= ASKED else ""
+    return inline(last_words(said, asking[-1]))
 
 
 def stated(prose: Sequence[Part]) -> str:
     """What a slide says that has nothing to show: the points of a list, what is set in bold, or first sentences."""
-    points = []
+    points: list[str] = []
     for part in prose:
         if part.kind == "list":
-            items = re.split(r"^(?:[-*]|\d+[.])\s+", part.text, flags=re.MULTILINE)[1:]
-            points += [" ".join(sentences(item)[: 2 if item.startswith("**") else 1]) or item for item in items]
+            entries = re.split(r"^(?:[-*]|\d+[.])\s+", part.text, flags=re.MULTILINE)[1:]
+            points += [" ".join(sentences(item)[: 2 if item.startswith("**") else 1]) or item for item in entries]
     points = points or [
         bold for part in prose for bold in re.findall(r"\*\*(.+?)\*\*", " ".join(part.text.split())) if len(bold) > 25
     ]
-    points = points or [sentences(part.text)[0] for part in prose if sentences(part.text)]
+    said = [sentences(part.text) for part in prose]
+    for count in (2, 1):
+        if not points or (count == 1 and sum(map(len, points)) > STATED):
+            points = [" ".join(one[:count]) for one in said if one]
     while len(points) > 1 and sum(map(len, points)) > STATED:
         points.pop()
     items = "".join(f"<li>{inline(point)}</li>" for point in points)
@@ -502,17 +502,14 @@ def stated(prose: Sequence[Part]) -> str:
 
 def of_quiz(part: Part) -> Slide:
     """The slide of a quiz question: the right answer, and why, appears as a fragment."""
-    question, options = quiz(part.text)
-    items = "".join(
-        f'<li class="right">{inline(one.text)}</li>' if one.right else f"<li>{inline(one.text)}</li>"
-        for one in options
-    )
-    letters = [(chr(ord("A") + i), one) for i, one in enumerate(options)]
+    asked = quiz(part.text)
+    items = "".join(f"<li{' class=right' if one.right else ''}>{inline(one.text)}</li>" for one in asked.options)
+    letters = [(chr(ord("A") + i), one) for i, one in enumerate(asked.options)]
     answer = " ".join(f"<b>{letter}.</b> {inline(one.feedback)}" for letter, one in letters if one.right)
     slide = Slide(part.name, "Quiz", kind="quiz")
-    slide.body = [f'<div class="question">{html(question)}</div><ol class="options">{items}</ol>']
+    slide.body = [f'<p class="question">{inline(asked.question)}</p><ol class="options">{items}</ol>']
     slide.body.append(f'<div class="fragment answer">{answer}</div>')
-    slide.notes = [f"<p>{letter}. {html(one.feedback, notes=True)}</p>" for letter, one in letters]
+    slide.notes = [html(f"**{letter}.** {one.feedback}", notes=True) for letter, one in letters]
     return slide
 
 
@@ -531,13 +528,10 @@ def of_references(keys: Sequence[str]) -> list[Slide]:
     entries = sorted((work(key) for key in keys), key=lambda entry: (authors(entry), entry.fields["year"]))
     lines = []
     for formatted in Style().format_entries(entries):
-        text = formatted.text.render_as("html")
-        lines.append(f"<li>{re.sub(r'</?span[^>]*>', '', text)}</li>")
-    pages = [lines[i : i + WORKS] for i in range(0, len(lines), WORKS)]
-    return [
-        Slide("References", name="references" if i == 0 else "", kind="references", body=[f"<ul>{''.join(page)}</ul>"])
-        for i, page in enumerate(pages)
-    ]
+        entry = re.sub(r"</?span[^>]*>", "", formatted.text.render_as("html"))
+        lines.append(f"<li>{entry}</li>")
+    lists = ["".join(lines[i : i + WORKS]) for i in range(0, len(lines), WORKS)]
+    return [Slide("References", kind="references", body=[f"<ul>{one}</ul>"]) for one in lists]
 
 
 def question_of(name: str) -> str:
@@ -565,6 +559,7 @@ def columns(name: str, notebook: Any) -> list[list[Slide]]:
     found = [[front]]
     exercises: list[Part] = []
     quizzes: list[Slide] = []
+    before: list[Part] = []  # prose since something was shown
     section = subsection = ""
 
     def begin() -> Slide:
@@ -579,7 +574,7 @@ def columns(name: str, notebook: Any) -> list[list[Slide]]:
         if part.kind == "objectives":
             front.body.append(f'<div class="objectives"><p>You will be able to</p>{html(part.text)}</div>')
         elif part.kind == "section":
-            section, subsection = part.text, ""
+            section, subsection, before = part.text, "", []
             found.append([Slide(section, name=slug(section))])
         elif part.kind == "subsection":
             subsection = part.text
@@ -589,20 +584,21 @@ def columns(name: str, notebook: Any) -> list[list[Slide]]:
                 slide.above, slide.title = section, subsection
         elif part.kind in ("prose", "list"):
             slide.prose.append(part)
+            before.append(part)
             slide.notes.append(html(part.text, notes=True))
         elif part.kind == "exercise":
             exercises.append(part)
         elif part.kind == "quiz":
             quizzes.append(of_quiz(part))
         else:
-            asked = question_before(slide.prose)
-            for body in shown(part, asked):
+            for body in shown(part, before):
                 if slide.kind == "title" or slide.full or (slide.body and part.kind != "equation"):
                     slide = begin()
                 slide.body.append(body)
                 slide.kind = part.kind
                 if part.kind == "figure":
                     slide.name = part.name
+            before = []
     for column in found:
         for slide in column:
             slide.body = slide.body or [stated(slide.prose)]
@@ -635,7 +631,7 @@ DECK = """<!DOCTYPE html>
 <div class="reveal"><div class="slides">
 {% for column in columns %}<section>
 {% for slide in column %}<section{% if slide.name %} id="{{ slide.name }}"{% endif %}>
-<div class="page {{ slide.kind }}">
+<div class="page{% if slide.kind %} with-{{ slide.kind }}{% endif %}">
 <header>{% if slide.above %}<p class="above">{{ inline(slide.above) }}</p>{% endif %}\
 <h2>{{ inline(slide.title) }}</h2></header>
 {{ slide.body | join("\n") | replace("{page}", page) }}
@@ -646,20 +642,26 @@ S: notes, O: overview, F: full screen</footer>{% endif %}
 </section>
 {% endfor %}</section>
 {% endfor %}</div></div>
-{% if state %}<script type="{{ state_kind }}">{{ state }}</script>
-<script src="{{ widgets }}" defer></script>
-{% endif %}{% for path in scripts %}<script src="{{ path }}"></script>
+{% for path in scripts %}<script src="{{ path }}"></script>
 {% endfor %}<script>
+// A formula that is wider than the slide is set smaller.
+const fit = (box) => {
+  const wide = box.querySelector("mjx-container").getBoundingClientRect().width / box.getBoundingClientRect().width;
+  if (wide > 1) box.style.fontSize = `${Math.floor(parseFloat(getComputedStyle(box).fontSize) / wide)}px`;
+};
 const start = () => Reveal.initialize({
   width: {{ width }}, height: {{ height }}, margin: 0.02, center: false, hash: true, slideNumber: "c/t",
   transition: "none", pdfSeparateFragments: false, plugins: [RevealNotes],
   // Arrows move the slider that has the focus, and not the slides.
-  keyboardCondition: (event) => !event.target.closest("figure .picture > div"),
+  keyboardCondition: (event) => !event.target.closest("figure .live"),
 });
 window.MathJax = {
   options: {ignoreHtmlClass: "notes"},
-  // Formulas first: once a slide is hidden, MathJax could not measure it.
-  startup: {ready: () => { MathJax.startup.defaultReady(); MathJax.startup.promise.then(start); }},
+  // Formulas first: once a slide is hidden, nothing on it can be measured.
+  startup: {ready: () => {
+    MathJax.startup.defaultReady();
+    MathJax.startup.promise.then(() => { document.querySelectorAll(".equation").forEach(fit); start(); });
+  }},
 };
 </script>
 <script src="{{ mathjax }}" onerror="start()"></script>
@@ -701,20 +703,16 @@ def mathjax() -> Path:
     return Path(found.origin).parent / "static" / "mathjax"
 
 
-def deck(name: str, notebook: Any, *, local: bool, local_widgets: bool) -> str:
+def deck(name: str, notebook: Any, *, local: bool) -> str:
     """The page of a chapter's slides.
 
     Args:
         name: of the chapter.
         notebook: the same chapter, executed.
         local: whether reveal.js lies in ``reveal/`` beside the page; else the page fetches it when it is read.
-        local_widgets: the same for the site's script that shows sliders.
     """
     base = "reveal" if local else f"{NETWORK}/{PACKAGE}/dist"
     files = [f"{base}/{path}" for path in PACKAGE_FILES]
-    states = build.widget_states(notebook)
-    state = notebook.metadata["widgets"][build.WIDGET_STATE] if states else None
-    widgets = f"{NETWORK}/{build.WIDGET_PACKAGE}/dist/{build.WIDGET_SCRIPT}"
     return Environment(keep_trailing_newline=True).from_string(DECK).render(
         title=build.title(name),
         page=f"../{name}.html",
@@ -722,9 +720,6 @@ def deck(name: str, notebook: Any, *, local: bool, local_widgets: bool) -> str:
         inline=inline,
         styles=[*(path for path in files if path.endswith(".css")), THEME.name],
         scripts=[path for path in files if path.endswith(".js")],
-        state=json.dumps(state, sort_keys=True).replace("</", "<\\/") if state else "",
-        state_kind=build.WIDGET_STATE,
-        widgets=f"../_static/{build.WIDGET_SCRIPT}" if local_widgets else widgets,
         mathjax="../_static/mathjax/tex-chtml.js",
         width=WIDTH,
         height=HEIGHT,
@@ -756,15 +751,14 @@ def write(names: Sequence[str], site: Path = build.BUILD / "html", book: Path = 
     shutil.copy(THEME, folder)
     if not (site / "_static" / "mathjax").is_dir():
         shutil.copytree(mathjax(), site / "_static" / "mathjax")
-    local_widgets = (site / "_static" / build.WIDGET_SCRIPT).is_file()
     written = []
     for name in names:
-        path = book / f"{name}.ipynb"
-        if not path.is_file():
+        source = book / f"{name}.ipynb"
+        if not source.is_file():
             raise build.BookError(f"{name} was not executed: run python book/build.py execute {name}")
-        notebook = nbformat.read(path, as_version=4)
+        notebook = nbformat.read(source, as_version=4)
         page = folder / f"{name}.html"
-        page.write_text(deck(name, notebook, local=reveal is not None, local_widgets=local_widgets), "utf-8")
+        page.write_text(deck(name, notebook, local=reveal is not None), "utf-8")
         written.append(page)
     return written
 
