@@ -65,12 +65,14 @@ def without_solutions(name: str, notebook: Any) -> Any:
     """The notebook of a chapter without the solutions, in place; cells of which nothing is left go as well.
 
     Raises:
-        BookError: for a solution that does not end as it should, and so would have been given away.
+        BookError: for a solution that does not begin or end as it should, and so would have been given away.
     """
     kept = []
     for cell in notebook.cells:
         if cell.cell_type == "code" and cell.source.lstrip().startswith(SOLUTION_IN_CODE):
             continue
+        if "hide-cell" in cell.metadata.get("tags", []):
+            raise build.BookError(f"{name}: begin the hidden cell {cell.source[:40]!r} with {SOLUTION_IN_CODE!r}")
         if cell.cell_type == "markdown":
             cell.source = re.sub(r"\n{3,}", "\n\n", SOLUTION_IN_WORDS.sub("", cell.source)).strip()
             left = re.search(r'^.*(?:class="solution"|\{solution\}).*$', cell.source, re.MULTILINE)
