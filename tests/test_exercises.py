@@ -962,6 +962,20 @@ def test_whatever_a_function_does_to_the_network_is_done_to_a_copy(name, functio
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [("4_5", fitted), ("5_5", lambda: (own(), ["layer4.0", "layer4.1"])), ("6_5", lambda: anti_aliased(own()))],
+)
+def test_a_network_that_is_handed_over_is_left_as_it_was(name, answer, capsys):
+    network, other = answer()
+    network.train()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    assert said(name, (network, other), capsys).startswith("Correct: ")
+    assert network.training
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert not any(m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) for m in network.modules())
+
+
 @pytest.mark.parametrize("check", [name for name in dir(exercises) if name.startswith("check_")])
 @pytest.mark.parametrize("dots", [..., [...], {"key": ...}])
 def test_dots_are_no_answer_and_no_error(check, dots, capsys):
