@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import sys
 import urllib.error
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from torchvision import models as torchvision_models
 from torchvision.models import ResNet18_Weights, VGG16_Weights, resnet18, resnet50, vgg16
 
 import smoothsal_lib as sal
@@ -15,10 +19,13 @@ from smoothsal_lib import models
 from smoothsal_lib.datasets import voc
 from smoothsal_lib.embedded import PACKAGE, data_folder
 from smoothsal_lib.models import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     CaffeResNet50,
     CaffeVGG16,
     DenseResNet,
     TinyResNet,
+    classifiers,
     load_model,
     load_surrogate,
     load_voc_model,
@@ -98,7 +105,7 @@ def test_the_environment_names_the_default_model(folder: Path, monkeypatch: pyte
     assert isinstance(load_model(), TinyResNet)
     monkeypatch.setenv("SMOOTHSAL_MODEL", "resnet_of_mine")
     tissue = "tissue_resnet, glas_resnet, tissue_pen, tissue_segmenter"
-    known = f"tiny_resnet, {tissue}, resnet18, resnet34, resnet50, vgg16"
+    known = f"tiny_resnet, {tissue}, resnet18, resnet34, resnet50, vgg16, another of torchvision's, or timm/NAME"
     with pytest.raises(ValueError, match=f"^unknown model 'resnet_of_mine': choose one of {known}$"):
         load_model()
     assert isinstance(load_model("tiny_resnet"), TinyResNet)  # a name given is a name meant
@@ -503,3 +510,61 @@ def test_weights_that_do_not_fit_are_one_line(tmp_path: Path):
         ValueError, match="^some.pth does not fit a vgg16 with 20 outputs: it has no 'features.0.weight'$"
     ):
         load_voc_model("vgg16", path)
+
+
+def test_every_classifier_of_torchvision_is_known_by_its_name(monkeypatch: pytest.MonkeyPatch):
+    weights = torchvision_models.get_model_weights("squeezenet1_1")
+    state = torchvision_models.squeezenet1_1().state_dict()
+    monkeypatch.setattr(weights, "get_state_dict", lambda self, **options: state)
+    model = load_model("squeezenet1_1")
+    assert not model.training and len(model.categories) == 1000
+    assert torch.equal(model.classifier[1].weight, state["classifier.1.weight"])
+    assert {"resnet34", "convnext_tiny", "vit_b_16"} <= set(classifiers())
+
+
+class FakeTimm(ModuleType):
+    """What :func:`load_model` asks of timm; ``mean`` and ``std`` are those that its network expects."""
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__("timm")
+        self.mean, self.std = mean, std
+
+    def list_models(self) -> list[str]:
+        return ["tiny"]
+
+    def create_model(self, name: str, pretrained: bool) -> nn.Module:
+        assert pretrained
+        model: Any = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1000))
+        model.pretrained_cfg = {"mean": self.mean, "std": self.std}
+        model.num_classes = 1000
+        return model
+
+
+def test_a_network_of_timms_gets_the_pictures_it_was_trained_on(monkeypatch: pytest.MonkeyPatch):
+    x = torch.randn(2, 3, 8, 8)
+    monkeypatch.setitem(sys.modules, "timm", FakeTimm((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
+    model: Any = load_model("timm/tiny")
+    colours = x * torch.tensor(IMAGENET_STD).view(3, 1, 1) + torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
+    torch.testing.assert_close(model(x), model.network((colours - 0.5) / 0.5))
+    assert not model.training and model.categories[281] == "tabby"
+    monkeypatch.setitem(sys.modules, "timm", FakeTimm(IMAGENET_MEAN, IMAGENET_STD))
+    assert isinstance(load_model("timm/tiny"), nn.Sequential)  # as it is: its layers keep their names
+
+
+def test_what_timm_cannot_give_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch):
+    timm = FakeTimm(IMAGENET_MEAN, IMAGENET_STD)
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    with pytest.raises(ValueError, match="^unknown model 'timm/magic'"):
+        load_model("timm/magic")
+
+    def fail(name: str, pretrained: bool) -> nn.Module:
+        raise OSError("no\nnetwork")
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    with pytest.raises(
+        RuntimeError, match=r"^the weights of timm/tiny could not be downloaded \(no network\); "
+    ):
+        load_model("timm/tiny")
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install timm"):
+        load_model("timm/tiny")
