@@ -379,6 +379,7 @@ _RUNS: dict[str, Run] = {
     "layer_cam": _layer_cam,
     **{name: partial(_cell, cell) for name, cell in NAMED.items()},
 }
+# What ``explain`` takes as its method, besides any other cell of extract & aggregate.
 METHODS = tuple(_RUNS)
 
 

@@ -149,7 +149,7 @@ def overlay(
         signed: as in :func:`maps`.
         percentile: as in :func:`maps`; maps of one size share one scale.
         alpha: how much the strongest colour covers, 0 to 1.
-        interpolation: how a map is stretched, named below the figure; see :func:`smoothsal_lib.resize_map`. ``None``
+        interpolation: how a map is stretched, named below the figure; see :func:`smoothsal_lib.extract.resize_map`. ``None``
             takes ``"aligned"`` where the layers are given, and ``"bilinear"`` where not.
         colorbar: draw one.
         zoom: as in :func:`maps`.

@@ -36,7 +36,7 @@ class Results:
 
     @property
     def source(self) -> str:
-        """Where the numbers come from: for each file the images, and below them the command that measured them."""
+        """Where the numbers come from, for each file the images, and below them the command that measured them."""
         wrap = partial(fill, width=78, initial_indent="  ", subsequent_indent="      ", break_long_words=False)
         return "\n".join(
             f"{one['images']} images of {one['data']}:\n{wrap(one['command'], break_on_hyphens=False)}"
@@ -45,7 +45,7 @@ class Results:
 
     @property
     def axes(self) -> list[str]:
-        """What the rows differ by: the fields that hold words or whole numbers; the others are what was measured."""
+        """The fields that hold words or whole numbers, by which the rows differ; the others are what was measured."""
         found = dict.fromkeys(key for row in self.rows for key in row if key != COUNT)
         return [key for key in found if _is_axis([row[key] for row in self.rows if key in row])]
 

@@ -90,7 +90,7 @@ class Field:
 
     @property
     def stroma(self) -> Tensor:
-        """(H, W) bool: what is neither gland nor tumour, without its nuclei."""
+        """What is neither gland nor tumour, without its nuclei, (H, W) bool."""
         return self.structures()["stroma"]
 
     def structures(self) -> dict[str, Tensor]:

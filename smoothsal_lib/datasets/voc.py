@@ -51,7 +51,7 @@ class Objects:
 
     @property
     def counts(self) -> bool:
-        """Whether the class is asked for in the pointing game: not all of its objects are hard to recognise.
+        """Whether the class is asked for in the pointing game, since not all of its objects are hard to recognise.
 
         The boxes of those that are belong to the target all the same, both as in TorchRay, the code of Fong et al.
         2019, arXiv 1910.08485.

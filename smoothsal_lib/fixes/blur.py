@@ -35,7 +35,7 @@ def centred_blur(x: Tensor, strides: Sequence[int]) -> Tensor:
     constants, and keeps the sum.
 
     Args:
-        x: (N, C, *spatial).
+        x: ``(N, C, *spatial)``.
         strides: one stride for each spatial axis.
 
     Returns:

@@ -18,7 +18,10 @@ class Geometry:
     Attributes:
         channels: (C_in, C_out).
         groups: number of channel groups.
-        kernel, stride, padding, dilation: of the strided convolution, (rows, columns); they decide the output's size.
+        kernel: of the strided convolution, (rows, columns), as the next three; they decide the output's size.
+        stride: as above.
+        padding: as above.
+        dilation: as above.
     """
 
     channels: tuple[int, int]
