@@ -107,6 +107,15 @@ def swallowing(model):
         yield
 
 
+@contextmanager
+def outspoken(model):
+    """Blurs the gradient as it should, and moves the logits."""
+    hook = model.register_forward_hook(lambda module, inputs, output: output + 1)
+    with hanging(hook_of())(model):
+        yield
+    hook.remove()
+
+
 class Blurred(torch.nn.Module):
     def __init__(self, conv, blur=centred_blur):
         super().__init__()
@@ -628,6 +637,7 @@ WRONG = [
     ("5_4", hanging(lambda layer: layer.register_forward_pre_hook(lambda module, inputs: None))),
     ("5_4", hanging(lambda layer: layer.register_forward_pre_hook(lambda m, inputs: (mean_of_shifts(inputs[0]),)))),
     ("5_4", swallowing),
+    ("5_4", outspoken),
     ("5_4", lambda model: iter([model])),
     ("5_4", lambda: None),
     ("5_4", 3),
