@@ -3,6 +3,7 @@
     python book/student.py                                     write _build/student/ and _build/student.zip
     python book/student.py --at https://github.com/OWNER/REPO/tree/BRANCH/FOLDER
                                                                the same, for notebooks that will be put there
+    python book/student.py --mark handed-in/*.ipynb            run what students handed in, and say which checks pass
 
 It is made from the same sources as the book. Exercises, checks, hints and quizzes stay; solutions go. Nothing is
 executed, and the same sources give the same bytes.
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import build
+import nbformat
+from nbclient import NotebookClient
 
 FOLDER = build.BUILD / "student"
 COLAB = "https://colab.research.google.com"
@@ -171,11 +174,48 @@ def write(folder: Path = FOLDER, at: str | None = None) -> Path:
     return archive
 
 
+def marks(notebook: Any) -> dict[str, bool]:
+    """Which exercises of a notebook are right, by what its checks printed.
+
+    Args:
+        notebook: executed.
+
+    Returns:
+        By number, such as ``"3.2"``: whether one of the calls of this check printed *Correct*.
+    """
+    found: dict[str, bool] = {}
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            printed = "\n".join(output.get("text", "") for output in cell.outputs)
+            for chapter, number in re.findall(r"\bcheck_(\d+)_(\d+)\(", cell.source):
+                right = re.search(r"^Correct", printed, re.MULTILINE) is not None
+                found[f"{chapter}.{number}"] = found.get(f"{chapter}.{number}", False) or right
+    return found
+
+
+def executed(path: Path) -> Any:
+    """A notebook that somebody handed in, run from top to bottom; a cell that fails does not stop it."""
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []  # what it says of itself does not count
+    client = NotebookClient(notebook, timeout=build.CELL_TIMEOUT, kernel_name="python3", allow_errors=True)
+    client.execute(env=build.kernel_environment())
+    return notebook
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Write the student edition; 0 if all went well, 1 after a message."""
-    parser = argparse.ArgumentParser(prog="book/student.py", description="Write the book's student edition.")
+    """Write the student edition, or mark what came back; 0 if all went well, 1 after a message."""
+    parser = argparse.ArgumentParser(prog="book/student.py", description="Write the book's student edition, or mark.")
     parser.add_argument("--at", metavar="ADDRESS", help="folder on GitHub that will hold it, for the Colab buttons")
+    parser.add_argument("--mark", nargs="+", type=Path, metavar="NOTEBOOK", help="run these and list their checks")
     options = parser.parse_args(arguments)
+    for path in options.mark or ():
+        found = marks(executed(path))
+        print(f"{path.name}: {sum(found.values())} of {len(found)}")
+        print("".join(f"  {number} {'right' if right else '-'}\n" for number, right in found.items()), end="")
+    if options.mark:
+        return 0
     try:
         archive = write(at=options.at)
     except build.BookError as error:

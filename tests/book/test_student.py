@@ -164,3 +164,19 @@ def test_every_cell_runs_and_open_exercises_say_what_to_do(edition):
         if cell.cell_type == "code" and re.search(r"exercises\.check_\w+\(.*\.\.\.", cell.source):
             (output,) = cell.outputs
             assert "in place of the dots" in output["text"]
+
+
+def test_marking_runs_the_notebook_and_believes_no_output(tmp_path, capsys):
+    claims = [nbformat.v4.new_output("stream", text="Correct: so it says.\n")]
+    handed_in = ["from smoothsal_lib.exercises import check_1_1, check_3_1, check_3_2"]
+    handed_in += [
+        "check_1_1(9)",
+        "1 / 0",
+        "check_3_1([2, 2, 1])\ncheck_3_1([0])",
+        "check_3_2([1, 1, 1])",
+        "check_3_2(...)",
+    ]
+    cells = [nbformat.v4.new_code_cell(source, outputs=claims) for source in handed_in]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "ada.ipynb")
+    assert student.main(["--mark", str(tmp_path / "ada.ipynb")]) == 0
+    assert capsys.readouterr().out == "ada.ipynb: 2 of 3\n  1.1 right\n  3.1 right\n  3.2 -\n"
