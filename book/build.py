@@ -80,7 +80,11 @@ WIDGET_FILES = (WIDGET_SCRIPT, f"{WIDGET_SCRIPT}.LICENSE.txt", "*.woff2")  # the
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 # What a chapter needs besides the library's dependencies; part of the extra `book`.
-BESIDE = {"05-backward-hook": ("captum",), "13-slides": ("fsspec", "imagecodecs", "tiffslide")}
+BESIDE = {
+    "05-backward-hook": ("captum",),
+    "10-smoothgrad": ("zennit",),
+    "13-slides": ("fsspec", "imagecodecs", "tiffslide"),
+}
 
 
 class BookError(Exception):
@@ -195,7 +199,7 @@ def install_cell(repo: Repository, name: str) -> str:
             *needed,
             "missing = [name for name in needed.split() if name not in here]",
             "if missing:  # and whatever pip does, these stay as they are",
-            f"    kept = [f'{{n}}=={{here[n]}}' for n in {json.dumps(KEPT)} if n in here]",
+            f'    kept = [f"{{n}}=={{here[n]}}" for n in {json.dumps(KEPT)} if n in here]',
             '    %pip install -q {" ".join(missing + kept)}',
             "",
             "from smoothsal_lib import runtime",
@@ -552,8 +556,9 @@ def execute_with(model: str) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     copy_pages(folder)
     free = [name for name in chapters() if follows_choice(name)]
-    for name in set(chapters()) - set(free):
-        shutil.copy(BOOK / f"{name}.ipynb", folder)
+    for stored in BOOK.glob("*.ipynb"):
+        if stored.stem not in free:
+            shutil.copy(stored, folder)
     execute_chapters(free, to=folder, model=model)
     return folder
 

@@ -68,7 +68,7 @@ def processor() -> str:
     if torch.cuda.is_available():
         gpu = torch.cuda.get_device_properties(0)
         return f"GPU: {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB"
-    return f"No GPU, {count(cores(), 'CPU core')}"
+    return f"No GPU, {counted(cores())}"
 
 
 def cores() -> int:
@@ -101,23 +101,22 @@ def recorded(chapter: str) -> dict[str, Any] | None:
     return None
 
 
-def count(number: int, noun: str) -> str:
-    """A number with its noun, small ones in words: ``two CPU cores``, ``one minute``, ``40 seconds``."""
-    shown = NUMBERS[number] if number < len(NUMBERS) else f"{number}"
-    return f"{shown} {noun}" + ("" if number == 1 else "s")
+def counted(cores: int) -> str:
+    """A number of CPU cores, small ones in words."""
+    shown = NUMBERS[cores] if cores < len(NUMBERS) else f"{cores}"
+    return f"{shown} CPU core" + ("" if cores == 1 else "s")
 
 
 def duration(seconds: float) -> str:
     """Seconds as one says them: whole ones up to a minute and a half, minutes above, never less than one second."""
-    if seconds < 90:
-        return count(max(1, round(seconds)), "second")
-    return count(round(seconds / 60), "minute")
+    number, unit = (max(1, round(seconds)), "second") if seconds < 90 else (round(seconds / 60), "minute")
+    return f"{number} {unit}" + ("" if number == 1 else "s")
 
 
 def expected(row: dict[str, Any]) -> str:
     """The time of a chapter in words, from what :func:`recorded` gives."""
     reading = duration(60 * row["minutes_to_read"])
-    return f"{reading} to read, {duration(row['seconds'])} to run on {count(row['cores'], 'CPU core')}"
+    return f"{reading} to read, {duration(row['seconds'])} to run on {counted(row['cores'])}"
 
 
 class _Softened(ast.NodeTransformer):
