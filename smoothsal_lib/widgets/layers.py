@@ -120,12 +120,12 @@ def layer_explorer(
         return _explorer({name: views[name] for name in some}, named, methods, name, chances, pale, detail, note)
 
     most = max(largest_factor(a.shape[2:]) for a in found[next(iter(found))].values())
-    for kept in range(len(names), 1, -1):
+    for kept in range(len(names), 0, -1):
         some = names if kept == len(names) else [names[round(i)] for i in np.linspace(0, len(names) - 1, kept)]
         small = fitting(lambda detail, some=some: build(some, detail), most)  # type: ignore[misc]
         if small is not None:
             return small
-    raise ValueError(f"even two layers take more than {explorer.SIZE_LIMIT:,} bytes: leave out methods or fixes")
+    raise ValueError(f"even one layer takes more than {explorer.SIZE_LIMIT:,} bytes: leave out methods or fixes")
 
 
 class _LayerView:

@@ -38,7 +38,7 @@ def nuclei_ranking(
         labels: (H, W) as :func:`smoothsal_lib.nuclei.segment_nuclei` gives them.
         rankings: by name, as :func:`smoothsal_lib.nuclei.rank_nuclei` gives them.
         marked: by label, which share of a nucleus is of the kind that should come first, 0 to 1; from
-            :func:`smoothsal_lib.nuclei.overlap`. A nucleus counts from a half.
+            :func:`smoothsal_lib.nuclei.overlap`. More than half counts.
         mark: what that kind is called.
         start: how many nuclei are outlined at first.
 
@@ -69,7 +69,7 @@ def nuclei_ranking(
         "outlines": [_outline(numbers == label) for label in ranked[0]],
         "areas": [round(areas[label], 1) for label in ranked[0]],
         "unit": "pixels" if first[0].area_um2 is None else "µm²",
-        "marked": None if marked is None else [int(float(marked[label]) >= 0.5) for label in ranked[0]],
+        "marked": None if marked is None else [int(float(marked[label]) > 0.5) for label in ranked[0]],
         "mark": mark,
         "rankings": {
             name: {"order": [place[one.label] for one in some], "shares": [round(100 * one.share, 2) for one in some]}
