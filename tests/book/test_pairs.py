@@ -50,7 +50,9 @@ def test_notebook_is_ready_for_colab(name):
     notebook = stored(name)
     badge, install = notebook.cells[:2]
     assert build.repository().colab(name) in badge.source
-    assert "google.colab" in install.source
+    assert install.source == build.install_cell(build.repository(), name)
+    assert install.outputs == []
+    assert {"remove-cell", build.ADDED_BY_BUILD} <= set(install.metadata["tags"])
     assert notebook.metadata["accelerator"] == "GPU"
     assert notebook.metadata["colab"]["gpuType"] == "T4"
     assert notebook.metadata["kernelspec"]["name"] == "python3"
@@ -61,3 +63,15 @@ def test_notebook_is_valid_and_written_by_the_build(name):
     text = (build.BOOK / f"{name}.ipynb").read_text("utf-8")
     nbformat.validate(json.loads(text))
     assert text == build.serialise(json.loads(text))
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_stated_time_is_the_recorded_one(name):
+    text = (build.SOURCES / f"{name}.md").read_text("utf-8")
+    assert build.TIME_LINE.findall(text) == [build.time_line(name)], "run: python book/build.py times"
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_stated_time_for_reading_fits_the_words(name):
+    row = build.runtime.recorded(name)
+    assert 1 / build.TOLERANCE <= row["words"] / build.words(name) <= build.TOLERANCE, "run: python book/build.py times"
