@@ -269,6 +269,14 @@ def disjoint():
     return torch.nn.Sequential(*convolutions, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 2))
 
 
+def blind():
+    """One whose second convolution looks at nothing."""
+    network = plain()
+    torch.nn.init.zeros_(network[2].weight)
+    torch.nn.init.ones_(network[2].bias)
+    return network
+
+
 def cat():
     return sal.load_photo("chelsea", size=64)[0]
 
@@ -364,6 +372,8 @@ RIGHT = [
     ("2_4", lambda *a: along_the_way(*a, middle=1).float().numpy()),
     ("2_5", Made(lambda: {"network": own(), "everything": "layer2", "bypassed": "layer2.1.conv1"})),
     ("2_5", Made(lambda: {"network": own("resnet18"), "everything": "maxpool", "bypassed": "layer4.0.downsample"})),
+    # What follows its layer features.0.1 works in place.
+    ("2_5", Made(lambda: dict(network=own("mobilenet_v3_small"), everything="features.0.1", bypassed="features.3.block"))),
     ("3_1", [2, 2, 1]),
     ("3_1", torch.tensor([2, 2, 1])),
     ("3_2", [1, 2, 1]),
@@ -812,6 +822,7 @@ WRONG = [
     ("11_4", Made(lambda: (own(), 4))),
     ("11_4", Made(lambda: (own("tissue_resnet"), "layer4.1"))),
     ("11_4", Made(lambda: (own("densenet121"), "features.norm5"))),
+    ("11_4", Made(lambda: (blind(), "3"))),
     ("11_4", Made(own)),
     ("11_4", ("a network", "layer4.1")),
     ("11_5", Made(lambda: (own(), cat(), 1e-4))),
