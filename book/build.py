@@ -803,8 +803,8 @@ def main(arguments: list[str] | None = None) -> int:
             execute_chapters(chapters())
             write_addresses()
         if options.command in ("book", "html"):
-            place = {} if other == NETWORKS[0] else {"book": execute_with(other), "output": BUILD / other}
-            front = build_site(draft=options.draft, **place)
+            folders = {} if other == NETWORKS[0] else {"book": execute_with(other), "output": BUILD / other}
+            front = build_site(draft=options.draft, **folders)
             print(f"The book is ready: {front}")
     except BookError as error:
         print(f"\n{error}", file=sys.stderr)

@@ -286,6 +286,18 @@ def test_network_that_cannot_be_fetched_is_told_in_one_line(tmp_path, monkeypatc
     assert capsys.readouterr().err.strip() == "the weights of resnet18 could not be downloaded"
 
 
+def test_site_of_another_network_is_built_beneath_its_folder(monkeypatch):
+    built = []
+    monkeypatch.setattr(build, "execute_with", lambda model: build.BUILD / model / "book")
+    monkeypatch.setattr(build, "execute_chapters", lambda names: built.append("stored"))
+    monkeypatch.setattr(build, "write_addresses", lambda: None)
+    monkeypatch.setattr(build, "build_site", lambda **options: built.append(options))
+    assert build.main(["book", "--model", "resnet34"]) == 0
+    assert build.main(["book", "--model", "tiny_resnet"]) == 0
+    folder = build.BUILD / "resnet34"
+    assert built == [{"draft": False, "book": folder / "book", "output": folder}, "stored", {"draft": False}]
+
+
 @pytest.fixture
 def measured(write, tmp_path, monkeypatch):
     """A chapter with a line for its time, and a record of times elsewhere."""
