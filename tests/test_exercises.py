@@ -377,7 +377,10 @@ RIGHT = [
     ("2_5", Made(lambda: {"network": own(), "everything": "layer2", "bypassed": "layer2.1.conv1"})),
     ("2_5", Made(lambda: {"network": own("resnet18"), "everything": "maxpool", "bypassed": "layer4.0.downsample"})),
     # What follows its layer features.0.1 works in place.
-    ("2_5", Made(lambda: dict(network=own("mobilenet_v3_small"), everything="features.0.1", bypassed="features.3.block"))),
+    (
+        "2_5",
+        Made(lambda: dict(network=own("mobilenet_v3_small"), everything="features.0.1", bypassed="features.3.block")),
+    ),
     ("3_1", [2, 2, 1]),
     ("3_1", torch.tensor([2, 2, 1])),
     ("3_2", [1, 2, 1]),
