@@ -72,7 +72,8 @@ def pooling_layers(model: nn.Module) -> dict[str, nn.Module]:
     """The max- and average-pooling layers with a stride above 1, in the order the model registers them.
 
     Average pooling with kernel = stride spreads the gradient evenly and leaves no checkerboard. Max pooling sends it to
-    single positions: noise too, but not phase-locked, and no fix of this library touches it.
+    single positions: noise, and phase-locked where windows overlap (kernel > stride), since some positions then lie in
+    more windows than others. No fix of this library touches it.
 
     Returns:
         ``{name: module}``; empty for a network without any.

@@ -80,7 +80,8 @@ def quiz(text: str) -> Quiz:
         + A pattern with period 2.
           Neighbours meet disjoint sets of taps.
 
-    `` `code` `` and ``$formulas$`` are set as such. Where several options are right, the question says so.
+    `` `code` ``, ``*emphasis*`` and ``$formulas$`` are set as such. Where several options are right, the question says
+    so.
 
     Args:
         text: as above.
@@ -109,5 +110,16 @@ def quiz(text: str) -> Quiz:
 
 
 def _inline(text: str) -> str:
-    """HTML of a line with `` `code` ``; formulas stay as they are, for whoever sets them."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text, quote=False))
+    """HTML of a line with `` `code` ``, ``*emphasis*`` and ``$formulas$``, which MathJax sets wherever it is there."""
+    html = []
+    for part in re.split(r"(`[^`]+`|\$[^$]+\$|\*[^*\s][^*]*\*)", text):
+        inner = escape(part[1:-1], quote=False)
+        if part.startswith("`") and part.endswith("`") and inner:
+            html.append(f"<code>{inner}</code>")
+        elif part.startswith("$") and part.endswith("$") and inner:
+            html.append(f'<span class="math notranslate nohighlight">\\({inner}\\)</span>')
+        elif part.startswith("*") and part.endswith("*") and inner:
+            html.append(f"<em>{inner}</em>")
+        else:
+            html.append(escape(part, quote=False))
+    return "".join(html)

@@ -13,8 +13,8 @@ What does it hand down?
 - A constant, for `x < 2` & more.
   Every position would have to meet
   the same sum of taps.
-+ A pattern with period $2$.
-  Neighbours meet disjoint sets of taps.
++ A pattern with period $a < 2$.
+  Neighbours meet *disjoint* sets of taps.
 """
 
 
@@ -28,8 +28,10 @@ def test_question_options_and_feedback_are_read():
 def test_html_has_an_answer_for_every_option():
     page = BeautifulSoup(widgets.quiz(TEXT)._repr_html_(), "html.parser")
     summaries = [summary.get_text() for summary in page.select("summary")]
-    assert summaries == ["A constant, for x < 2 & more.", "A pattern with period $2$."]
+    assert summaries == ["A constant, for x < 2 & more.", r"A pattern with period \(a < 2\)."]
     assert page.select_one("summary code").get_text() == "x < 2"
+    assert page.select_one("summary .math").get_text() == r"\(a < 2\)"
+    assert page.select_one("details em").get_text() == "disjoint"
     answers = [p.get_text() for p in page.select("details p")]
     assert answers[0].startswith("No. Every") and answers[1].startswith("Right. Neighbours")
     assert "More than one" not in page.get_text()
