@@ -55,6 +55,8 @@ THEME = build.BOOK / "_static" / "slides.css"
 
 WIDTH, HEIGHT = 1280, 720  # of a slide, in the pixels that the theme counts in
 OUTPUT_LINES = 20  # of a printed result; what is longer is continued on the next slide
+ASKED_LINES = 15  # the same below a question
+TABLE_LETTERS, TABLE_ROWS = 1000, 10  # of a table; what is longer is continued, and half of it is set large
 CODE_LINES = 14  # of a cell that is shown above what it prints; a longer one is folded
 BOTH_LINES = 20  # of code and result together
 CHARACTER = 0.602  # width of one, in units of the font size, in a font of fixed width
@@ -312,7 +314,11 @@ def picture(kind: str, content: bytes, alt: str) -> str:
     tall = ""
     if kind == "image/png":
         width, height = struct.unpack(">II", content[16:24])
-        tall = ' class="tall"' if width < TALL * height else ""
+    else:
+        box = re.search(rb'viewBox="0 0 ([\d.]+) ([\d.]+)"', content)
+        width, height = map(float, box.groups()) if box else (2.0, 1.0)
+    if width < TALL * height:
+        tall = ' class="tall"'
     return f'<img{tall} alt="{escape(alt)}" src="data:{kind};base64,{base64.b64encode(content).decode()}">'
 
 
@@ -407,10 +413,10 @@ def fixed(text: str, room: float) -> float:
     return round(min(28.0, (WIDTH - 150) / (CHARACTER * widest), room / (1.32 * len(lines))), 1)
 
 
-def pages_of(printed: str) -> list[str]:
+def pages_of(printed: str, most: int = OUTPUT_LINES) -> list[str]:
     """What a cell printed, cut where a line is empty into pages of about one length if it is too long for one slide."""
     lines = len(printed.splitlines())
-    room = lines / -(-lines // OUTPUT_LINES)
+    room = lines / -(-lines // most)
     pages = [""]
     for group in re.split(r"\n[ \t]*\n", printed):
         together = f"{pages[-1]}\n\n{group}" if pages[-1] else group
@@ -419,6 +425,17 @@ def pages_of(printed: str) -> list[str]:
         else:
             pages[-1] = together
     return pages
+
+
+def tables_of(table: str) -> list[str]:
+    """A table in Markdown, cut between rows if it is too long for one slide; each piece has the head."""
+    lines = table.strip().splitlines()
+    head, pieces = "\n".join(lines[:2]), [""]
+    for line in lines[2:]:
+        together = f"{pieces[-1]}\n{line}"
+        full = len(together) > TABLE_LETTERS or len(together.splitlines()) > TABLE_ROWS
+        pieces = [*pieces, f"\n{line}"] if full else [*pieces[:-1], together]
+    return [head + piece for piece in pieces]
 
 
 def shown(part: Part, prose: Sequence[Part]) -> Iterator[str]:
@@ -437,9 +454,9 @@ def shown(part: Part, prose: Sequence[Part]) -> Iterator[str]:
         lead = f"<p>{inline(words)}</p>" if words else ""
         yield f'{lead}<div class="equation">{html(part.text)}</div>'
     elif part.kind == "table":
-        table = html(part.text)
-        long = len(re.sub(r"<[^>]+>", "", table)) > 600 or table.count("<tr>") > 8
-        yield f'{ask}<div class="table{" small" if long else ""}{hide}">{table}</div>'
+        for table in tables_of(part.text):
+            long = " small" if len(table) > TABLE_LETTERS / 2 or len(table.splitlines()) > TABLE_ROWS / 2 else ""
+            yield f'{ask}<div class="table{long}{hide}">{html(table)}</div>'
     elif part.kind == "code":
         program, size = coloured(part.text, part.name), fixed(part.text, 520)
         yield f'{ask}<pre class="fixed" style="font-size: {size}px">{program}</pre>'
@@ -451,7 +468,7 @@ def shown(part: Part, prose: Sequence[Part]) -> Iterator[str]:
             f"<figcaption>{number}{inline(part.caption)}</figcaption></figure>{folded(part.code) if part.code else ''}"
         )
     elif part.kind == "printed":
-        for page in pages_of(part.text):
+        for page in pages_of(part.text, ASKED_LINES if ask else OUTPUT_LINES):
             lines = len(part.code.splitlines()), len(page.splitlines())
             fits = lines[0] <= CODE_LINES and sum(lines) <= BOTH_LINES and not ask and page == part.text
             together = "\n".join([part.code, page] if fits else [page])
@@ -482,18 +499,16 @@ def question_before(prose: Sequence[Part]) -> str:
 
 def stated(prose: Sequence[Part]) -> str:
     """What a slide says that has nothing to show: the points of a list, what is set in bold, or first sentences."""
-    points: list[str] = []
+    listed, bold = [], []
     for part in prose:
         if part.kind == "list":
-            entries = re.split(r"^(?:[-*]|\d+[.])\s+", part.text, flags=re.MULTILINE)[1:]
-            points += [" ".join(sentences(item)[: 2 if item.startswith("**") else 1]) or item for item in entries]
-    points = points or [
-        bold for part in prose for bold in re.findall(r"\*\*(.+?)\*\*", " ".join(part.text.split())) if len(bold) > 25
-    ]
-    said = [sentences(part.text) for part in prose]
+            listed += re.split(r"^(?:[-*]|\d+[.])\s+", part.text, flags=re.MULTILINE)[1:]
+        bold += [text for text in re.findall(r"\*\*(.+?)\*\*", " ".join(part.text.split())) if len(text) > 25]
+    said = [sentences(text) for text in listed or bold or [part.text for part in prose]]
+    points: list[str] = []
     for count in (2, 1):
-        if not points or (count == 1 and sum(map(len, points)) > STATED):
-            points = [" ".join(one[:count]) for one in said if one]
+        if not points or sum(map(len, points)) > STATED:
+            points = [" ".join(one[:count]) for one in said]
     while len(points) > 1 and sum(map(len, points)) > STATED:
         points.pop()
     items = "".join(f"<li>{inline(point)}</li>" for point in points)
@@ -530,7 +545,8 @@ def of_references(keys: Sequence[str]) -> list[Slide]:
     for formatted in Style().format_entries(entries):
         entry = re.sub(r"</?span[^>]*>", "", formatted.text.render_as("html"))
         lines.append(f"<li>{entry}</li>")
-    lists = ["".join(lines[i : i + WORKS]) for i in range(0, len(lines), WORKS)]
+    count = -(-len(lines) // WORKS)
+    lists = ["".join(lines[i * len(lines) // count : (i + 1) * len(lines) // count]) for i in range(count)]
     return [Slide("References", kind="references", body=[f"<ul>{one}</ul>"]) for one in lists]
 
 
