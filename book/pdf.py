@@ -309,7 +309,11 @@ def copy_for_paper(parts: list[Part], to: Path, book: Path = build.BOOK) -> None
         "format": "jb-book",
         "root": "cover",
         "parts": [
-            {"caption": part.title or title, "numbered": part.numbered, "chapters": [{"file": n} for n in part.names]}
+            {
+                "caption": part.title or "Contents",
+                "numbered": part.numbered,
+                "chapters": [{"file": n} for n in part.names],
+            }
             for part in parts
         ],
     }
@@ -350,7 +354,6 @@ def configuration() -> dict[str, Any]:
             "pointsize": "11pt",
             "extraclassoptions": "openany",
             "figure_align": "htbp",
-            "contentsname": r"\addto\captionsenglish{\renewcommand{\contentsname}{Contents}}",
             "fncychap": "",
             "fontpkg": r"\input{fonts.tex}",
             "preamble": "\n".join([*commands, r"\input{book.tex}"]),

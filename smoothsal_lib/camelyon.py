@@ -32,7 +32,7 @@ _STAGES = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3"
 
 
 def signed_pixels(x: Tensor) -> Tensor:
-    """Normalised pictures (N, 3, H, W) as the network expects them: black is -1 and white is 1."""
+    """Normalised pictures ``x`` (N, 3, H, W) as the network expects them: black is -1 and white is 1."""
     mean, std = (x.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return x * (2 * std) + (2 * mean - 1)
 

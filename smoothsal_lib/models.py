@@ -62,7 +62,11 @@ VOC_FILES = {  # beneath dl.fbaipublicfiles.com/torchray
 
 
 def normalize(images: Tensor) -> Tensor:
-    """Subtract ImageNet's mean colour and divide by its spread: (N, 3, H, W) in [0, 1] to what the networks expect."""
+    """Subtract ImageNet's mean colour and divide by its spread: ``images`` in [0, 1] to what the networks expect.
+
+    Args:
+        images: (N, 3, H, W), or one picture, (3, H, W).
+    """
     mean = images.new_tensor(IMAGENET_MEAN).view(3, 1, 1)
     std = images.new_tensor(IMAGENET_STD).view(3, 1, 1)
     return (images - mean) / std
@@ -166,7 +170,7 @@ def save_weights(model: nn.Module, path: str | Path, categories: Sequence[str] =
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Read what :func:`save_weights` wrote, back into ``model`` at the model's own precision."""
+    """Read what :func:`save_weights` wrote at ``path``, back into ``model`` at the model's own precision."""
     model.load_state_dict(load_file(path))
 
 

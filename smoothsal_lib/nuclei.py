@@ -150,7 +150,7 @@ def rank_nuclei(saliency: Tensor, labels: Tensor, by: By = "mean", mpp: float | 
     """The nuclei in the order of their saliency.
 
     Args:
-        saliency: (H, W) of the size of the picture; :func:`smoothsal_lib.extract.resize_map` brings a layer's map there.
+        saliency: (H, W) of the size of the picture; :func:`smoothsal_lib.extract.resize_map` brings a map there.
         labels: (H, W) integers as :func:`segment_nuclei` gives them.
         by: ``"mean"`` saliency a pixel, or ``"sum"``, which large nuclei win.
         mpp: micrometres a pixel, for the area in square micrometres.

@@ -123,7 +123,7 @@ def pictures(images: Row) -> Figure:
 
 
 def in_colours(images: Tensor) -> NDArray[np.uint8]:
-    """Pictures as people see them: (N, 3, H, W), normalised as for ImageNet, to (N, H, W, 3) uint8, clipped."""
+    """The ``images`` as people see them: (N, 3, H, W), normalised as for ImageNet, to (N, H, W, 3) uint8, clipped."""
     std, mean = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_STD, IMAGENET_MEAN))
     colours = images.detach().cpu().float() * std + mean
     return np.asarray((255 * colours.clamp(0, 1)).round().byte().permute(0, 2, 3, 1))
@@ -149,8 +149,8 @@ def overlay(
         signed: as in :func:`maps`.
         percentile: as in :func:`maps`; maps of one size share one scale.
         alpha: how much the strongest colour covers, 0 to 1.
-        interpolation: how a map is stretched, named below the figure; see :func:`smoothsal_lib.extract.resize_map`. ``None``
-            takes ``"aligned"`` where the layers are given, and ``"bilinear"`` where not.
+        interpolation: how a map is stretched, named below the figure; see :func:`smoothsal_lib.extract.resize_map`.
+            ``None`` takes ``"aligned"`` where the layers are given, and ``"bilinear"`` where not.
         colorbar: draw one.
         zoom: as in :func:`maps`.
         layers: of which layer the maps are, or ``{title: layer}`` as :func:`smoothsal_lib.hidden_layers` gives it for

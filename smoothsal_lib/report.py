@@ -196,7 +196,7 @@ def _cells(
 
 
 def reduction(table: Mapping[str, Mapping[str, float]], without: str = "none") -> dict[str, dict[str, float]]:
-    """By what share each column is lower than the one without a fix, row by row: ``{column: {row: share}}``.
+    """By what share each column of a ``table`` is lower than that without a fix: ``{column: {row: share}}``.
 
     Rows in which the unrepaired value is 0 are left out.
 

@@ -47,7 +47,7 @@ def find_folder(root: str | Path | None = None) -> Path:
 
 
 def load_classes(root: str | Path | None = None) -> list[dict[str, str]]:
-    """One row a class, in label order, with the keys ``label``, ``wnid``, ``imagenet_index`` and ``name``."""
+    """The classes in ``root``, in label order: ``label``, ``wnid``, ``imagenet_index`` and ``name`` of each."""
     with open(find_folder(root) / "classes.csv", newline="") as file:
         return sorted(csv.DictReader(file), key=lambda row: int(row["label"]))
 

@@ -117,7 +117,7 @@ def _structures(nuclei: Tensor, kinds: Tensor, glands: Tensor, tumour: Tensor, l
 
 
 def draw_stain(rng: Random) -> Stain:
-    """A stain like those of different laboratories and days: other strengths, other hues."""
+    """A stain like those of different laboratories and days: other strengths, other hues; ``rng`` chooses."""
     strength = np.exp(rng.normal(0, (0.16, 0.16)))
     hematoxylin = np.array(Stain.hematoxylin) * np.exp(rng.normal(0, (0.05, 0.03, 0.08)))
     eosin = np.array(Stain.eosin) * np.exp(rng.normal(0, (0.14, 0.03, 0.16)))

@@ -63,7 +63,7 @@ def _mirror(x: Tensor, axis: int, width: int) -> Tensor:
 
 
 def cyclic_shifts(strides: Sequence[int]) -> list[tuple[int, ...]]:
-    """The shifts of the published hooks: 0 or 1 pixel along every spatial axis, four in two dimensions."""
+    """The shifts of the published hooks: 0 or 1 pixel along every axis of ``strides``, four in two dimensions."""
     shifts: list[tuple[int, ...]] = [()]
     for _ in strides:
         shifts = [(*shift, d) for shift in shifts for d in (0, 1)]
@@ -71,6 +71,11 @@ def cyclic_shifts(strides: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 def cyclic_mean(x: Tensor, strides: Sequence[int]) -> Tensor:
-    """The mean of the cyclic shifts T_d x of x by :func:`cyclic_shifts` (Smooth Deep Saliency, backward hook)."""
+    """The mean of the cyclic shifts T_d x of x by :func:`cyclic_shifts` (Smooth Deep Saliency, backward hook).
+
+    Args:
+        x: ``(N, C, *spatial)``.
+        strides: one stride for each spatial axis.
+    """
     axes = tuple(range(2, 2 + len(strides)))
     return torch.stack([torch.roll(x, shift, axes) for shift in cyclic_shifts(strides)]).mean(0)

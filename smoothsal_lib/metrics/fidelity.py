@@ -90,7 +90,7 @@ def prediction_difference(
 
 
 def probabilities(logits: Tensor, activation: str = "softmax") -> Tensor:
-    """Logits (N, classes) as probabilities, by ``"softmax"`` or ``"sigmoid"``.
+    """The ``logits`` (N, classes) as probabilities, by ``"softmax"`` or ``"sigmoid"``.
 
     Raises:
         ValueError: for another activation, or the softmax of a single output, which is always 1.

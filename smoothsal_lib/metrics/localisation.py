@@ -4,8 +4,8 @@ An object is a box of four inclusive pixel coordinates, x_min, y_min, x_max, y_m
 64 pixels. Boxes are (N, 4), one for each map, or (N, K, 4), up to K for each: the object is then their union, and four
 NaN fill a place that a map has no box for (:func:`torch.nn.utils.rnn.pad_sequence` puts them there).
 
-Maps have the resolution of the picture that the boxes were drawn in; :func:`smoothsal_lib.extract.resize_map` brings them
-there. A map that says nothing (a constant one) scores what chance does, which is :func:`box_share`.
+Maps have the resolution of the picture that the boxes were drawn in; :func:`smoothsal_lib.extract.resize_map` brings
+them there. A map that says nothing (a constant one) scores what chance does, which is :func:`box_share`.
 """
 
 from __future__ import annotations

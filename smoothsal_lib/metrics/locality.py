@@ -111,7 +111,7 @@ def occlusion_response(
     baseline: float = 0.0,
     batch: int = 256,
 ) -> dict[str, Field]:
-    """What a hidden unit depends on by experiment: the mean over channels of ``|change of x_u|`` when a patch is covered.
+    """What a hidden unit depends on by experiment: the mean ``|change of x_u|`` over channels when a patch is covered.
 
     Unlike a gradient, this is a change that can be seen, and it does not vanish where the unit saturates; but its
     sharpness is that of the patch (occlusion: Zeiler & Fergus 2014, arXiv 1311.2901).

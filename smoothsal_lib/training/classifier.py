@@ -141,7 +141,15 @@ def learning_rate(epoch: float, recipe: Recipe) -> float:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, images: Tensor, labels: Tensor, device: torch.device | str, batch: int = 250) -> float:
-    """Top-1 accuracy (a share, 0 to 1) in float32 on uint8 ``images`` (N, 3, H, W)."""
+    """Top-1 accuracy in float32, a share from 0 to 1.
+
+    Args:
+        model: the classifier; it stays on the device.
+        images: (N, 3, H, W) uint8.
+        labels: (N,), the right classes.
+        device: where to compute.
+        batch: pictures at a time.
+    """
     model.eval()
     correct = 0
     for start in range(0, len(images), batch):
