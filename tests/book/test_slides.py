@@ -325,7 +325,10 @@ def test_what_refers_to_nothing_is_an_error(name, text):
 @pytest.mark.parametrize(
     ("paragraph", "asked"),
     [
-        ("It is so. Before you look: what do you expect? Then go on.", "Before you look: what do you expect?"),
+        (
+            "It is so. Before you look: what do you expect to see in a map of 32 × 32 squares? Then go on.",
+            "Before you look: what do you expect to see in a map of 32 × 32 squares?",
+        ),
         ("The answer stays. Does the map?", "The answer stays. Does the map?"),
         (
             "**A gradient is constant. What does a strided convolution hand down to its input, and where?** Write.",
@@ -352,6 +355,37 @@ def test_a_figure_is_behind_its_question_and_its_code_behind_a_word():
     (without,) = slides.shown(figure, [slides.Part("prose", "See.")])
     assert '<figure class="fragment">' in with_question and '<figure class="">' in without
     assert "<summary>code</summary>" in without
+
+
+def test_a_long_table_is_continued_below_the_same_head():
+    rows = [f"| {row} | {'x' * 80} |" for row in range(24)]
+    pieces = slides.tables_of("\n".join(["| a | b |", "|---|---|", *rows]))
+    assert [piece.splitlines()[:2] for piece in pieces] == [["| a | b |", "|---|---|"]] * len(pieces)
+    assert [line for piece in pieces for line in piece.splitlines()[2:]] == rows
+    assert len(pieces) == 3
+
+
+@pytest.mark.parametrize(
+    ("prose", "points"),
+    [
+        ([("prose", "Before."), ("list", "- **One.** Two. Three.\n- Four.")], ["**One.** Two.", "Four."]),
+        ([("prose", "Short. **This is the sentence that counts.** Long.")], ["This is the sentence that counts."]),
+        ([("prose", "One. Two. Three."), ("prose", "Four.")], ["One. Two.", "Four."]),
+        ([("prose", f"One. X{'x' * 400}. Three."), ("prose", f"Four. Y{'y' * 400}.")], ["One.", "Four."]),
+    ],
+)
+def test_a_slide_with_nothing_to_show_says_what_counts(prose, points):
+    said = BeautifulSoup(slides.stated([slides.Part(*part) for part in prose]), "html.parser").select("li")
+    assert [item.decode_contents() for item in said] == [slides.inline(point) for point in points]
+
+
+def test_guide_links_every_deck_and_only_slides_that_exist(decks):
+    linked = set()
+    for page in build.BOOK.glob("teaching*.md"):
+        for name, anchor in re.findall(r'href="slides/([\w-]+)\.html(?:#([\w-]+))?"', page.read_text("utf-8")):
+            linked.add(name)
+            assert not anchor or soup(decks, name).find(id=anchor), f"{page.name}: {name}#{anchor}"
+    assert linked == set(CHAPTERS)
 
 
 def test_an_unknown_chapter_is_refused(capsys):
