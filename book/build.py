@@ -177,9 +177,6 @@ def follows_choice(name: str) -> bool:
 def install_cell(repo: Repository, name: str) -> str:
     """Source of a chapter's first cell: it installs what is missing, and says where the chapter runs."""
     dependencies = [re.split(r"[^\w-]", requirement)[0] for requirement in project()["dependencies"]]
-    needed = [f'needed = "{" ".join(dependencies)}"']
-    if beside := BESIDE.get(name):
-        needed.append(f'needed += " {" ".join(beside)}"')
     first, choice = ["# @title Set up"], ""
     if follows_choice(name):
         first = ["# @title Set up, with a network"]
@@ -194,9 +191,10 @@ def install_cell(repo: Repository, name: str) -> str:
             "",
             'if not find_spec("smoothsal_lib"):',
             f'    source = "git+{repo.url}@{repo.tag}"',
-            "    %pip install -q --no-deps \"{os.environ.get('SMOOTHSAL_WHEEL', source)}\"",
+            '    source = os.environ.get("SMOOTHSAL_WHEEL", source)',
+            '    %pip install -q --no-deps "{source}"',
             "here = {d.name: d.version for d in distributions()}",
-            *needed,
+            f'needed = "{" ".join((*dependencies, *BESIDE.get(name, ())))}"',
             "missing = [name for name in needed.split() if name not in here]",
             "if missing:  # and whatever pip does, these stay as they are",
             f'    kept = [f"{{n}}=={{here[n]}}" for n in {json.dumps(KEPT)} if n in here]',

@@ -240,7 +240,7 @@ def test_first_cell_takes_the_wheel_that_the_environment_names(write, monkeypatc
 def test_first_cell_is_short(name):
     lines = build.install_cell(build.repository(), name).splitlines()
     assert len(lines) <= 20
-    assert max(map(len, lines)) <= 88
+    assert max(map(len, lines)) <= 120
 
 
 def test_what_the_first_cell_prints_is_not_stored(write):
