@@ -668,8 +668,6 @@ const fit = (box) => {
 const start = () => Reveal.initialize({
   width: {{ width }}, height: {{ height }}, margin: 0.02, center: false, hash: true, slideNumber: "c/t",
   transition: "none", pdfSeparateFragments: false, plugins: [RevealNotes],
-  // Arrows move the slider that has the focus, and not the slides.
-  keyboardCondition: (event) => !event.target.closest("figure .live"),
 });
 window.MathJax = {
   options: {ignoreHtmlClass: "notes"},
@@ -699,9 +697,9 @@ def fetched(folder: Path = build.BUILD / "reveal") -> Path | None:
     if not kept.is_dir() and npm is not None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as room:
-            command = [npm, "pack", "--fetch-retries=0", f"--fetch-timeout={build.NPM_TIMEOUT * 1000}", PACKAGE]
+            command = [npm, "pack", "--fetch-retries=0", f"--fetch-timeout={NPM_TIMEOUT * 1000}", PACKAGE]
             try:
-                subprocess.run(command, cwd=room, capture_output=True, check=True, timeout=2 * build.NPM_TIMEOUT)
+                subprocess.run(command, cwd=room, capture_output=True, check=True, timeout=2 * NPM_TIMEOUT)
             except subprocess.SubprocessError:
                 return None
             (package,) = Path(room).glob("*.tgz")
