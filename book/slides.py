@@ -52,6 +52,7 @@ PACKAGE = "reveal.js@6.0.2"
 PACKAGE_FILES = ("reset.css", "reveal.css", "reveal.js", "plugin/notes.js")  # in its folder dist/
 NETWORK = "https://cdn.jsdelivr.net/npm"  # serves the packages of npm under the names of their files
 THEME = build.BOOK / "_static" / "slides.css"
+NPM_TIMEOUT = 60  # seconds
 
 WIDTH, HEIGHT = 1280, 720  # of a slide, in the pixels that the theme counts in
 OUTPUT_LINES = 20  # of a printed result; what is longer is continued on the next slide
@@ -553,7 +554,7 @@ def of_references(keys: Sequence[str]) -> list[Slide]:
 def question_of(name: str) -> str:
     """The question of a chapter as the front page puts it, in Markdown; empty where the front page has none."""
     row = re.compile(rf"^\|.*\]\({re.escape(name)}\.(?:ipynb|md|html)\)\s*\|\s*(.+?)\s*\|\s*$", re.MULTILINE)
-    match = row.search((build.BOOK / "intro.md").read_text("utf-8"))
+    match = row.search((build.SOURCES / "intro.md").read_text("utf-8"))
     return match[1] if match else ""
 
 

@@ -13,7 +13,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of book/ in which every chapter was executed just now."""
     folder = tmp_path_factory.mktemp("executed") / "book"
     build.copy_pages(folder)
-    build.execute_chapters(build.chapters(), to=folder)
+    build.execute_chapters(build.notebooks(), to=folder)
     return folder
 
 

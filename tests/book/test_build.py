@@ -46,14 +46,20 @@ def write(tmp_path, monkeypatch):
 
 
 def test_executing_twice_gives_the_same_bytes(write):
-    slider = "import ipywidgets\n\nipywidgets.IntSlider(description='layer')"
-    folder = write(HEADER + cell("print('a')\nprint('b')") + FIGURE + cell(slider))
+    explorer = "import smoothsal_lib as sal\n\nsal.widgets.taps()"
+    folder = write(HEADER + cell("print('a')\nprint('b')") + FIGURE + cell(explorer))
     written = []
     for _ in range(2):
         build.execute_chapters(["one"], to=folder)
         written.append((folder / "one.ipynb").read_bytes())
     assert written[0] == written[1]
-    assert b"image/png" in written[0] and b"widget-state" in written[0]
+    assert b"image/png" in written[0] and b"data-sal" in written[0]
+
+
+def test_a_widget_that_needs_a_kernel_is_reported(write):
+    folder = write(HEADER + cell("import ipywidgets\n\nipywidgets.IntSlider(description='layer')"))
+    with pytest.raises(build.BookError, match="shows an ipywidget, which no page can move"):
+        build.execute_chapters(["one"], to=folder)
 
 
 def test_failing_cell_is_named(write):

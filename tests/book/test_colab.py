@@ -124,7 +124,7 @@ def printed(cell) -> str:
     return "".join(output.get("text", "") for output in cell.outputs)
 
 
-@pytest.mark.parametrize("name", build.chapters())
+@pytest.mark.parametrize("name", build.notebooks())
 def test_chapter_runs_on_colab(name, colab, tmp_path, monkeypatch):
     for variable in list(os.environ):
         if variable.startswith(("PIP_", "PYTHON", "SMOOTHSAL_", "JUPYTER")):

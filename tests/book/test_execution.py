@@ -16,7 +16,7 @@ import build
 import nbformat
 import pytest
 
-CHAPTERS = build.chapters()
+CHAPTERS = build.notebooks()
 # A number that stands for itself: the 2 and the 1 of "layer2.1" are part of a name.
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w])")
 

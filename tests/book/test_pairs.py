@@ -8,7 +8,7 @@ import build
 import nbformat
 import pytest
 
-CHAPTERS = build.chapters()
+CHAPTERS = build.notebooks()
 
 
 def stored(name: str):
