@@ -373,9 +373,7 @@ def taps(cases: Sequence[tuple[int, int]], size: int = 6) -> Figure:
         for ax, count, (_, stride) in zip(axes[0], counts, cases, strict=True):
             ax.imshow(count, COUNTS, norm=norm)
             for (i, j), number in np.ndenumerate(count):
-                ax.text(
-                    j, i, number, ha="center", va="center", size=8, color="white" if number > 0.36 * most else "0.1"
-                )
+                ax.text(j, i, number, ha="center", va="center", size=8, color="white" if number > most / 2 else "black")
             frame = Rectangle((-0.5, -0.5), stride, stride, fc="none", ec="#D55E00", lw=2.2, clip_on=False, zorder=3)
             ax.add_patch(frame)
             ax.set(xticks=[], yticks=[])

@@ -164,8 +164,8 @@ class _Live:
 
     def say(self, text: str, wrong: bool = False) -> None:
         """Write a line above the maps; maps that are not of these fields go away."""
-        colour = "#d55e00" if wrong else "inherit"
-        self.status.value = f'<span role="status" style="color: {colour}">{escape(text)}</span>'
+        weight = "bold" if wrong else "normal"
+        self.status.value = f'<span role="status" style="font-weight: {weight}">{escape(text)}</span>'
         if wrong:
             from IPython.display import clear_output
 

@@ -31,7 +31,7 @@ async function build(root, data) {
     make("g", {},
       make("rect", { x: unit * column, y: unit * row, width: unit, height: unit, fill, stroke }),
       make("text", { x: unit * (column + 0.5), y: unit * (row + 0.62), "text-anchor": "middle", "font-size": 15,
-        fill: dark ? "#fff" : "#26262b" }, text));
+        fill: dark ? "#fff" : "#000" }, text));
 
   function show() {
     const counts = places.map((_, i) => met(i).length);
@@ -40,7 +40,7 @@ async function build(root, data) {
     grid.replaceChildren();
     counts.forEach((down, row) => counts.forEach((across, column) => {
       const share = (down * across) / most;
-      const cell = square(row, column, BLUE(share), String(down * across), share > 0.55);
+      const cell = square(row, column, BLUE(share), String(down * across), share > 0.65);
       cell.addEventListener("click", () => {
         [state.row, state.column] = [row, column];
         position.forEach((control, axis) => {
@@ -65,7 +65,7 @@ async function build(root, data) {
     for (let r = 0; r < state.kernel; r++)
       for (let c = 0; c < state.kernel; c++) {
         const hit = down.includes(r) && across.includes(c);
-        taps.append(square(r, c, hit ? "#d55e00" : "#e9e9ee", `${r}, ${c}`, hit));
+        taps.append(square(r, c, hit ? "#d55e00" : "#e9e9ee", `${r}, ${c}`, false));
       }
 
     const own = [state.row % state.stride, state.column % state.stride];
