@@ -204,11 +204,13 @@ def words(passage: Passage) -> Iterator[tuple[int, str]]:
     A compound with hyphens is one word where ``book/words.txt`` has it, and else as many as it has parts.
     """
     for whole in re.finditer(rf"(?<![\w.@/{CUT}-])\w+(?:['-]\w+)*(?![\w@])", passage.text):
-        parts = [whole] if whole[0] in terms() else re.finditer(r"[^-]+", whole[0])
-        for part in parts:
+        if whole[0] in terms():
+            yield whole.start(), whole[0]
+            continue
+        for part in re.finditer(r"[^-]+", whole[0]):
             word = part[0].removesuffix("'s")
             if re.fullmatch(r"[A-Za-zÀ-ÿ']{2,}", word) and not re.fullmatch(r"[A-Z']+s?", word):
-                yield whole.start() + part.start() * (part is not whole), word
+                yield whole.start() + part.start(), word
 
 
 @cache
