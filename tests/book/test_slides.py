@@ -226,16 +226,17 @@ Nothing.
 def explored(tmp_path, monkeypatch) -> Path:
     """The deck of a chapter with an explorer."""
     (tmp_path / "src").mkdir()
-    (tmp_path / "src" / "intro.md").write_text(EXPLORED, "utf-8")
+    (tmp_path / "src" / "explored.md").write_text(EXPLORED, "utf-8")
+    (tmp_path / "src" / "intro.md").touch()
     monkeypatch.setattr(build, "SOURCES", tmp_path / "src")
-    monkeypatch.setattr(build, "pages", lambda: ["intro"])
+    monkeypatch.setattr(build, "chapters", lambda: ["explored"])
     slides.labels.cache_clear()
-    notebook = build.compose("intro")
+    notebook = build.compose("explored")
     (cell,) = build.own_code(notebook)
     explorer = taps()
     cell.outputs = [nbformat.v4.new_output("execute_result", {"text/html": explorer.html, "text/plain": "taps"})]
-    nbformat.write(notebook, tmp_path / "intro.ipynb")
-    yield slides.write(["intro"], tmp_path / "site", tmp_path)[0]
+    nbformat.write(notebook, tmp_path / "explored.ipynb")
+    yield slides.write(["explored"], tmp_path / "site", tmp_path)[0]
     slides.labels.cache_clear()
 
 
