@@ -244,10 +244,21 @@ def _load_downloaded(name: str) -> nn.Module:
         state = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:  # no network, no room on the disk, or a hash that does not match
         raise _not_downloaded(name, error) from None
-    model = torchvision_models.get_model(name)
+    model = torchvision_models.get_model(name, **_options(name, weights))
     model.load_state_dict(state)
+    transforms = weights.transforms()
+    model = _renormalised(model, transforms.mean, transforms.std)
     model.categories = list(weights.meta["categories"])
     return model.eval()
+
+
+def _options(name: str, weights: Any) -> dict[str, Any]:
+    """What torchvision sets where it loads weights itself, and not where it makes a network by its name alone."""
+    if name in ("googlenet", "inception_v3"):  # trained elsewhere, with another mean and spread
+        return {"transform_input": True, "init_weights": False}
+    if name.startswith("vit_"):  # made for pictures of one size
+        return {"image_size": weights.meta["min_size"][0]}
+    return {}
 
 
 def _not_downloaded(name: str, error: Exception) -> RuntimeError:
@@ -278,21 +289,26 @@ class Renormalised(nn.Module):
         return self.network((x * own[0] + own[1] - own[2]) / own[3])
 
 
+def _renormalised(model: Any, mean: Sequence[float], std: Sequence[float]) -> Any:
+    """The network itself where it expects what :func:`normalize` gives."""
+    usual = (tuple(mean), tuple(std)) == (IMAGENET_MEAN, IMAGENET_STD)
+    return model if usual else Renormalised(model, mean, std)
+
+
 def _load_timm(name: str) -> nn.Module:
     try:
         import timm
     except ModuleNotFoundError:
         raise ModuleNotFoundError(f"load_model('timm/{name}') needs timm: pip install timm") from None
-    if name not in timm.list_models():
+    if not timm.is_model(name):
         raise ValueError(f"unknown model 'timm/{name}': timm.list_models() lists its names")
     try:
         model: Any = timm.create_model(name, pretrained=True)
     except (OSError, RuntimeError) as error:
         raise _not_downloaded(f"timm/{name}", error) from None
-    mean, std = (tuple(model.pretrained_cfg[key]) for key in ("mean", "std"))
-    if (mean, std) != (IMAGENET_MEAN, IMAGENET_STD):
-        model = Renormalised(model, mean, std)
-    if getattr(getattr(model, "network", model), "num_classes", None) == len(IMAGENET_CATEGORIES):
+    classes = getattr(model, "num_classes", None)
+    model = _renormalised(model, model.pretrained_cfg["mean"], model.pretrained_cfg["std"])
+    if classes == len(IMAGENET_CATEGORIES):
         model.categories = list(IMAGENET_CATEGORIES)
     return model.eval()
 

@@ -522,6 +522,34 @@ def test_every_classifier_of_torchvision_is_known_by_its_name(monkeypatch: pytes
     assert {"resnet34", "convnext_tiny", "vit_b_16"} <= set(classifiers())
 
 
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3", "efficientnet_v2_l"])
+def test_a_classifier_trained_on_other_colours_gets_them(name: str, monkeypatch: pytest.MonkeyPatch):
+    seen = []
+
+    class Network(nn.Conv2d):
+        def __init__(self, **options: object) -> None:
+            super().__init__(3, 3, 1)
+            seen.append(options)
+
+    monkeypatch.setattr(torchvision_models, "get_model", lambda name, **options: Network(**options))
+    state = nn.Conv2d(3, 3, 1).state_dict()
+    monkeypatch.setattr(
+        torchvision_models.get_model_weights(name), "get_state_dict", lambda self, **options: state
+    )
+    model: Any = load_model(name)
+    if name != "efficientnet_v2_l":  # torchvision turns the colours round inside of these two
+        assert seen[0]["transform_input"] is True
+        return
+    x = torch.randn(2, 3, 8, 8)
+    colours = x * torch.tensor(IMAGENET_STD).view(3, 1, 1) + torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
+    torch.testing.assert_close(model(x), model.network((colours - 0.5) / 0.5))
+    assert len(model.categories) == 1000
+
+
+def test_a_transformer_is_made_for_the_size_of_its_weights():
+    assert models._options("vit_h_14", torchvision_models.ViT_H_14_Weights.DEFAULT) == {"image_size": 518}
+
+
 class FakeTimm(ModuleType):
     """What :func:`load_model` asks of timm; ``mean`` and ``std`` are those that its network expects."""
 
@@ -529,8 +557,8 @@ class FakeTimm(ModuleType):
         super().__init__("timm")
         self.mean, self.std = mean, std
 
-    def list_models(self) -> list[str]:
-        return ["tiny"]
+    def is_model(self, name: str) -> bool:
+        return name in ("tiny", "tiny.in1k")
 
     def create_model(self, name: str, pretrained: bool) -> nn.Module:
         assert pretrained
@@ -549,6 +577,7 @@ def test_a_network_of_timms_gets_the_pictures_it_was_trained_on(monkeypatch: pyt
     assert not model.training and model.categories[281] == "tabby"
     monkeypatch.setitem(sys.modules, "timm", FakeTimm(IMAGENET_MEAN, IMAGENET_STD))
     assert isinstance(load_model("timm/tiny"), nn.Sequential)  # as it is: its layers keep their names
+    assert isinstance(load_model("timm/tiny.in1k"), nn.Sequential)  # with the name of the weights
 
 
 def test_what_timm_cannot_give_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch):
