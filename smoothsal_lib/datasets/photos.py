@@ -82,7 +82,7 @@ def _open(name: str | Path | bytes) -> Image.Image:
 def _read(file: Path | io.BytesIO, what: str) -> Image.Image:
     try:
         return ImageOps.exif_transpose(Image.open(file))
-    except OSError:  # PIL's word for "cannot identify" and "truncated"
+    except (OSError, Image.DecompressionBombError):  # PIL's words for "cannot identify", "truncated" and "too large"
         raise ValueError(f"{what} no picture that PIL can read") from None
 
 

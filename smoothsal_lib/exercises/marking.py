@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from smoothsal_lib.datasets.photos import load_photo
 from smoothsal_lib.state import preserved
 
+UNANSWERED = "Your answer goes in place of the dots."
+
 
 def hint(text: str) -> None:
     """Print what is missing from an answer."""
@@ -31,7 +33,7 @@ def untouched(answer: object) -> bool:
     parts = answer.values() if isinstance(answer, dict) else answer if isinstance(answer, (list, tuple, set)) else ()
     dots = answer is ... or any(part is ... for part in parts)
     if dots:
-        print("Your answer goes in place of the dots.")
+        print(UNANSWERED)
     return dots
 
 

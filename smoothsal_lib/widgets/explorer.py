@@ -19,6 +19,7 @@ from PIL import Image
 
 SIZE_LIMIT = 600_000  # bytes of one explorer; a notebook of the book has 1 MB in all
 HERE = Path(__file__).parent
+PLACEHOLDER = "[Interactive on the page and in a notebook]"  # what stands in an explorer's place as text
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Explorer:
     @property
     def html(self) -> str:
         """The element that shows the explorer; the same for the same data."""
-        stored = json.dumps(self.data, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
+        stored = json.dumps(self.data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
         name = hashlib.sha256((self.kind + self.label + stored).encode()).hexdigest()[:16]
         script = "\n".join((HERE / f"{part}.js").read_text("utf-8") for part in ("explorer", self.kind))
         style = (HERE / "explorer.css").read_text("utf-8")
@@ -71,7 +72,7 @@ class Explorer:
         return self.html
 
     def __repr__(self) -> str:
-        return f"[Interactive on the page and in a notebook] {self.label}"
+        return f"{PLACEHOLDER} {self.label}"
 
 
 # The same explorer may stand on a page twice, and an output may be shown again: every place is built once.

@@ -16,7 +16,7 @@ from smoothsal_lib.capture import check_target
 from smoothsal_lib.explain import explain
 from smoothsal_lib.extract import saliency_map
 from smoothsal_lib.fixes import Fix, smoothed
-from smoothsal_lib.layers import HiddenLayer, check_images, check_output, hidden_layers
+from smoothsal_lib.layers import HiddenLayer, check_images, check_output, hidden_layers, strided_layers
 from smoothsal_lib.metrics.fidelity import probabilities
 from smoothsal_lib.metrics.noise import checkerboard_energy, power_spectrum, total_variation
 from smoothsal_lib.models import category
@@ -56,7 +56,7 @@ def layer_explorer(
     photo: NDArray[np.uint8],
     *,
     methods: Sequence[str] = METHODS,
-    fixes: Sequence[Name] | Mapping[str, str | Fix | None] = FIXES,
+    fixes: Sequence[Name] | Mapping[str, str | Fix | None] | None = None,
     target: int | None = None,
     layers: str | Sequence[str] = "all",
 ) -> Explorer:
@@ -76,7 +76,8 @@ def layer_explorer(
         x: one picture (1, C, H, W), normalised as the model expects it.
         photo: the same picture as (h, w, 3) uint8.
         methods: names that :func:`smoothsal_lib.explain` knows.
-        fixes: names of repairs, ``None`` for the network as it is; or ``{label: fix}``, for a surrogate.
+        fixes: names of repairs, ``None`` for the network as it is; or ``{label: fix}``, for a surrogate. Without this
+            argument: none, backward and forward, or none alone where no convolution has a stride to repair.
         target: the class; ``None`` takes the one that the unrepaired network predicts, for all repairs.
         layers: ``"all"``, or names.
 
@@ -84,12 +85,14 @@ def layer_explorer(
         The explorer, for the last line of a cell.
 
     Raises:
-        ValueError: for more than one picture, no methods or fixes, a photograph of another shape, or what
-            :func:`smoothsal_lib.explain` refuses.
+        ValueError: for more than one picture, no methods or fixes, a photograph of another shape, layers without a map
+            of 2 x 2 units, or what :func:`smoothsal_lib.explain` refuses.
     """
     check_images(x, model)
     if len(x) != 1:
         raise ValueError(f"expected one picture (1, C, H, W), got {tuple(x.shape)}")
+    if fixes is None:
+        fixes = FIXES if strided_layers(model) else (None,)
     named = dict(fixes) if isinstance(fixes, Mapping) else {fix or "none": fix for fix in fixes}
     if not named or not methods:
         raise ValueError(f"expected at least one method and one fix, got methods {list(methods)}, fixes {list(named)}")
@@ -106,6 +109,8 @@ def layer_explorer(
         with preserved(model), smoothed(model, fix), torch.no_grad():
             chances[label] = float(probabilities(model(x.clone()), activation)[0, target])
     names = [name for name, a in found[next(iter(found))].items() if min(a.shape[2:]) >= 2]
+    if not names:
+        raise ValueError(f"layers {layers!r}: none has a map of at least 2 x 2 units to show")
     geometry = hidden_layers(model, x)
     views = {
         name: _LayerView(geometry.get(name), (x.shape[2], x.shape[3]), {key: maps[name] for key, maps in found.items()})

@@ -15,7 +15,7 @@ from smoothsal_lib.fixes import Fix
 from smoothsal_lib.layers import check_output
 from smoothsal_lib.models import DOWNLOADED, EMBEDDED, category, classifiers, load_model
 from smoothsal_lib.state import preserved
-from smoothsal_lib.widgets.layers import FIXES, METHODS, Name, layer_explorer
+from smoothsal_lib.widgets.layers import METHODS, Name, layer_explorer
 
 if TYPE_CHECKING:
     import ipywidgets
@@ -29,7 +29,7 @@ def live_explorer(
     *,
     size: int | None = None,
     methods: Sequence[str] = METHODS,
-    fixes: Sequence[Name] | Mapping[str, str | Fix | None] = FIXES,
+    fixes: Sequence[Name] | Mapping[str, str | Fix | None] | None = None,
 ) -> ipywidgets.VBox:
     """:func:`layer_explorer` with fields for the network, the picture and the class. It needs a running kernel.
 
@@ -41,7 +41,7 @@ def live_explorer(
     Args:
         model: a classifier of pictures normalised as for ImageNet, or the name of one; ``None`` takes the environment
             variable ``SMOOTHSAL_MODEL``, or ``"tiny_resnet"``. For a network that is given there is no field.
-        size: the picture's side in pixels; ``None`` takes 128 for the embedded networks and 224 for others.
+        size: the picture's side in pixels; ``None`` takes 128 for the embedded networks by name, and 224 for others.
         methods: as :func:`layer_explorer` takes them.
         fixes: as :func:`layer_explorer` takes them.
 
@@ -67,7 +67,7 @@ class _Live:
         model: nn.Module | str | None,
         size: int | None,
         methods: Sequence[str],
-        fixes: Sequence[Name] | Mapping[str, str | Fix | None],
+        fixes: Sequence[Name] | Mapping[str, str | Fix | None] | None,
     ) -> None:
         self.size, self.methods, self.fixes = size, methods, fixes
         self.model = model if isinstance(model, nn.Module) else None
@@ -94,7 +94,9 @@ class _Live:
             self.look()
 
     def on_network(self, _: object = None) -> None:
-        """Load the network that is named."""
+        """Load the network that is named; one that cannot be had leaves none, and not the one before."""
+        self.model = None
+        self.choose_from([])
         self.say(f"loading {self.network.value} …")
         try:
             self.model = load_model(self.network.value).to("cuda" if torch.cuda.is_available() else "cpu")
@@ -124,6 +126,7 @@ class _Live:
         """Ask the network what is in the picture, and explain its first answer."""
         if self.model is None:
             return
+        self.choose_from([])
         place = next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
         size = self.size or (SMALL if self.network.value in EMBEDDED and self.network in self.box.children else LARGE)
         try:
@@ -139,11 +142,15 @@ class _Live:
             (f"{category(self.model, target)} ({chance:.0%})", target)
             for target, chance in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
+        self.choose_from(options)
+        self.explain(options[0][1])
+
+    def choose_from(self, options: Sequence[tuple[str, int]]) -> None:
+        """Offer classes, and the first as chosen, without explaining it; none where there is nothing to explain."""
         self.category.unobserve(self.on_category, "value")
         self.category.options = options
-        self.category.value = options[0][1]
+        self.category.value = options[0][1] if options else None
         self.category.observe(self.on_category, "value")
-        self.explain(options[0][1])
 
     def explain(self, target: int) -> None:
         """Show the explorer for a class."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import socket
 from importlib.metadata import files
 from pathlib import Path
@@ -89,7 +90,7 @@ def test_a_cameras_rotation_is_obeyed(tmp_path: Path):
     assert load_photo(tmp_path / "turned.jpg", 20, square=False)[1].shape == (40, 20, 3)
 
 
-def test_bad_input_is_one_line(tmp_path: Path):
+def test_bad_input_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(ValueError, match=r"^no photograph 'dog': choose one of astronaut, .*tissue, or give .*path$"):
         load_photo("dog")
     with pytest.raises(ValueError, match=r"^size = 0 is not a number of pixels"):
@@ -97,3 +98,8 @@ def test_bad_input_is_one_line(tmp_path: Path):
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(ValueError, match=r"text.png' is no picture that PIL can read$"):
         load_photo(tmp_path / "text.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    file = io.BytesIO()
+    Image.new("L", (8, 8)).save(file, "png")
+    with pytest.raises(ValueError, match=r"^\d+ bytes are no picture that PIL can read$"):
+        load_photo(file.getvalue())

@@ -21,7 +21,7 @@ def test_the_same_data_are_the_same_bytes():
 
 
 def test_data_that_look_like_html_come_back_as_they_were():
-    label = '</script><script>alert("x")</script> & <b>'
+    label = '<!--<script></script><script>alert("x")</script> & <b>'
     explorer = Explorer("choices", label, {"note": label})
     page = BeautifulSoup(explorer.html, "html.parser")
     assert json.loads(page.select_one('script[type="application/json"]').string) == {"note": label}

@@ -134,6 +134,19 @@ def test_networks_of_all_kinds_are_walked_through_and_left_as_they_were(name):
     assert [module.training for module in model.modules()] == training
 
 
+def test_a_network_without_a_stride_is_walked_through_as_it_is(cat):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    found = widgets.layer_explorer(model, *cat, methods=["gradient"])
+    assert found.data["axes"][1]["labels"] == ["none"]
+    with pytest.raises(ValueError, match="no strided convolution"):
+        widgets.layer_explorer(model, *cat, methods=["gradient"], fixes=["backward"])
+    with pytest.raises(ValueError, match=r"^layers \['3'\]: none has a map of at least 2 x 2 units to show$"):
+        widgets.layer_explorer(model, *cat, methods=["gradient"], layers=["3"])
+
+
 def test_a_detector_with_a_single_logit_gives_its_probability():
     model = sal.load_model("tissue_resnet")
     x = torch.randn(1, 3, 64, 64)

@@ -95,13 +95,28 @@ def test_what_goes_wrong_is_said_and_the_fields_stay_usable(shown):
     field = fields(box)
     field["network"].value = "magic"
     assert "unknown model &#x27;magic&#x27;" in status(box) and len(shown) == 1
+    field["network"].value = "tiny_resnet"
     owner = field["picture"]._trait_notifiers["value"]["change"][-1].__self__
     owner.upload = type("Upload", (), {"value": ({"content": b"no picture"},)})()
     owner.on_upload()
-    assert "10 bytes are no picture" in status(box) and len(shown) == 1
-    field["network"].value = "tiny_resnet"
+    assert "10 bytes are no picture" in status(box) and len(shown) == 2
     field["picture"].value = "coffee"
-    assert len(shown) >= 2 and "64 × 64" in status(box)
+    assert len(shown) == 3 and "64 × 64" in status(box)
+
+
+def test_what_cannot_be_had_is_not_what_was_there_before(shown):
+    box = widgets.live_explorer("tiny_resnet", **OPTIONS)
+    field = fields(box)
+    field["network"].value = "magic"
+    assert field["class"].options == () and field["class"].value is None
+    field["picture"].value = "coffee"  # which no network looks at
+    assert len(shown) == 1 and "magic" in status(box)
+    field["network"].value = "tiny_resnet"
+    assert len(shown) == 2 and torch.equal(shown[1]["x"], sal.load_photo("coffee", size=64)[0])
+    owner = field["picture"]._trait_notifiers["value"]["change"][-1].__self__
+    owner.upload = type("Upload", (), {"value": ({"content": b"no picture"},)})()
+    owner.on_upload()
+    assert field["class"].options == ()
 
 
 def test_a_network_of_ones_own_has_no_field_and_stays_as_it_was(shown):
