@@ -16,6 +16,7 @@ and code. Executing a chapter twice on one machine gives the same bytes.
 from __future__ import annotations
 
 import argparse
+import ast
 import base64
 import hashlib
 import io
@@ -247,6 +248,16 @@ def own_code(notebook: Any) -> list[Any]:
         for cell in notebook.cells
         if cell.cell_type == "code" and ADDED_BY_BUILD not in cell.metadata.get("tags", [])
     ]
+
+
+def quiz_of(code: str) -> str | None:
+    """The text of the quiz that a cell shows; None for any other cell."""
+    if ".quiz(" not in code:
+        return None
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "quiz":
+            return str(ast.literal_eval(node.args[0]))
+    return None
 
 
 # --- executing --------------------------------------------------------------------------------------------------------

@@ -18,13 +18,17 @@ import subprocess
 import sys
 import sysconfig
 from dataclasses import dataclass, field
-from html import unescape
 from pathlib import Path
 from typing import Any
 
 import build
 import nbformat
 import yaml
+
+from smoothsal_lib.exercises.marking import UNANSWERED
+from smoothsal_lib.widgets import quiz
+from smoothsal_lib.widgets.explorer import PLACEHOLDER
+from smoothsal_lib.widgets.quiz import Quiz
 
 NAME = "smooth-deep-saliency"
 STYLE = build.BOOK / "latex"
@@ -33,8 +37,6 @@ SITE_ONLY = re.compile(r"status|api(/.*)?")
 BIBLIOGRAPHY = "references"
 # An output with columns that has lines longer than this gets a smaller size, which book.tex gives the tag.
 WIDE = {"wide": 94, "wider": 104}
-UNANSWERED = "Your answer goes in place of the dots."
-EXPLORER = "[Interactive on the page and in a notebook]"
 # What a Debian or Ubuntu machine has to install, and how to see whether it has.
 PROGRAMS = ("latexmk", "xelatex", "rsvg-convert")
 FONTS = ("texgyrepagella-regular.otf", "texgyrepagella-math.otf", "texgyreheros-regular.otf", "titlesec.sty")
@@ -192,15 +194,15 @@ def code_on_paper(cell: Any, address: str, back: Back) -> None:
     tags = set(cell.metadata.get("tags", []))
     if "hide-input" in tags:
         tags.add("remove-input")
-    outputs, columns = [], [""]
+    outputs, columns, asked = [], [""], build.quiz_of(cell.source)
     for output in cell.outputs:
         data = output.get("data", {})
         html, text = data.get("text/html", ""), data.get("text/plain", output.get("text", ""))
         if text.startswith(UNANSWERED):
             continue
-        if "sal-quiz" in html:
+        if asked is not None and "sal-quiz" in html:
             tags.add("remove-input")
-            output.data = {"text/markdown": question(html, text, back)}
+            output.data = {"text/markdown": question(quiz(asked), back)}
         elif build.WIDGET_VIEW in data or "<script" in html:
             output.data = {"text/markdown": box(text, address)}
         else:
@@ -212,17 +214,13 @@ def code_on_paper(cell: Any, address: str, back: Back) -> None:
     cell.metadata["tags"] = sorted(tags - {"hide-input", "hide-output", "hide-cell"})
 
 
-def question(html: str, text: str, back: Back) -> str:
+def question(asked: Quiz, back: Back) -> str:
     """Markdown of a quiz, whose right options go to the chapter's end."""
-    verdicts = re.findall(r'class="sal-(right|wrong)"><strong>[^<]*</strong> (.*?)</p>', html, re.DOTALL)
-    asked, *options = text.splitlines()
-    right = [
-        f"{letter}. {unescape(re.sub('</?code>', '`', why))}"
-        for letter, (how, why) in zip("ABCDEF", verdicts, strict=False)
-        if how == "right"
-    ]
+    first, *options = repr(asked).splitlines()
+    lettered = zip(options, asked.options, strict=True)
+    right = [f"{text.partition(' ')[0]} {option.feedback}" for text, option in lettered if option.right]
     back.answers.append(f"{len(back.answers) + 1}. {' '.join(right)}")
-    return "\n\n".join([f"**Question {len(back.answers)}.** {asked}", *options])
+    return "\n\n".join([f"**Question {len(back.answers)}.** {first}", *options])
 
 
 def box(text: str, address: str) -> str:
@@ -232,7 +230,7 @@ def box(text: str, address: str) -> str:
         text: what the explorer says where it cannot be shown.
         address: of the page on which it can be moved.
     """
-    said = text.removeprefix(EXPLORER).strip() if text.startswith(EXPLORER) else ""
+    said = text.removeprefix(PLACEHOLDER).strip() if text.startswith(PLACEHOLDER) else ""
     return f":::{{admonition}} Interactive on the page\n:class: note\n{said} <{address}>\n:::"
 
 
@@ -269,7 +267,8 @@ def contents(book: Path = build.BOOK) -> list[Part]:
     toc = yaml.safe_load((book / "_toc.yml").read_text("utf-8"))
     parts = [Part("", False, [toc["root"]])]
     for part in toc["parts"]:
-        names = [chapter["file"] for chapter in part["chapters"] if not SITE_ONLY.fullmatch(chapter["file"])]
+        files = [file["file"] for chapter in part["chapters"] for file in (chapter, *chapter.get("sections", ()))]
+        names = [name for name in files if not SITE_ONLY.fullmatch(name)]
         # LaTeX collects the cited works at the very end, so this is where their page has to stand.
         names.sort(key=lambda name: name == BIBLIOGRAPHY)
         parts.append(Part(part["caption"], part.get("numbered", False), names))

@@ -15,7 +15,6 @@ directives nor captions; hence this file.
 from __future__ import annotations
 
 import argparse
-import ast
 import base64
 import importlib.util
 import re
@@ -331,20 +330,10 @@ def drawn(figure: Directive) -> Part:
     return Part("figure", image, caption=figure.body, name=figure.options.get("name", ""))
 
 
-def quiz_of(code: str) -> str | None:
-    """The text of the quiz that a cell shows; None for any other cell."""
-    if ".quiz(" not in code:
-        return None
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "quiz":
-            return str(ast.literal_eval(node.args[0]))
-    return None
-
-
 def of_code(cell: Any) -> Iterator[Part]:
     """What a code cell puts on slides: nothing, a quiz question, a figure, or what it printed."""
     tags = set(cell.metadata.get("tags", []))
-    asked = quiz_of(cell.source)
+    asked = build.quiz_of(cell.source)
     if asked is not None:
         title = re.search(r"^# @title (.+)$", cell.source, re.MULTILINE)
         yield Part("quiz", asked, name=title[1] if title else "Question")

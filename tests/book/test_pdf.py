@@ -13,6 +13,8 @@ import pdf
 import pypdf
 import pytest
 
+from smoothsal_lib.widgets import quiz
+
 SITE = "https://example.org/book"
 MARKDOWN, CODE = nbformat.v4.new_markdown_cell, nbformat.v4.new_code_cell
 
@@ -52,11 +54,11 @@ Because of symmetry.
 Write it.
 :::"""
 
-QUIZ = (
-    '<fieldset class="sal-quiz"><legend>Which?</legend>'
-    '<p role="status" class="sal-wrong"><strong>No.</strong> Too &lt;small&gt; it is.</p>'
-    '<p role="status" class="sal-right"><strong>Right.</strong> It is <code>x &gt; 0</code>, so $a$.</p></fieldset>'
-)
+QUIZ = """Which?
+- `x`
+  Too small it is.
++ $b$
+  It is `x > 0`, and *so* $a < b$."""
 
 
 def output(**data: str) -> nbformat.NotebookNode:
@@ -73,7 +75,9 @@ def code(source: str, *outputs: nbformat.NotebookNode, tags: tuple[str, ...] = (
 
 def one_chapter() -> nbformat.NotebookNode:
     """A chapter with one of each: explorers, a quiz, hints, solutions of three kinds, a check, folded code."""
-    explorer = output(text_html="<div><script>1</script></div>", text_plain=f"{pdf.EXPLORER} Choose a layer → see it.")
+    explorer = output(
+        text_html="<div><script>1</script></div>", text_plain=f"{pdf.PLACEHOLDER} Choose a layer → see it."
+    )
     widget = output(text_plain="VBox(children=(...))", **{build.WIDGET_VIEW.replace("/", "_"): {"model_id": "0"}})
     wide = "\n".join(["name  " + "number  " * 12] * 3)
     return nbformat.v4.new_notebook(
@@ -86,7 +90,10 @@ def one_chapter() -> nbformat.NotebookNode:
             code("print('½ ≤ × →')", stream("½ ≤ × → −\n")),
             code("explorer()", explorer),
             code("frames()", widget),
-            code("sal.widgets.quiz('+ answer')", output(text_html=QUIZ, text_plain="Which?\nA. `x`\nB. $b$")),
+            code(
+                f'sal.widgets.quiz(r"""\n{QUIZ}\n""")',
+                output(text_html=quiz(QUIZ)._repr_html_(), text_plain=repr(quiz(QUIZ))),
+            ),
             code("folded()", stream(wide), tags=("hide-input",)),
             MARKDOWN(EXERCISES),
             code("check(...)", stream(pdf.UNANSWERED + "\n")),
@@ -148,8 +155,8 @@ def test_explorers_become_boxes_with_the_address(chapter):
 def test_quizzes_are_asked_and_answered_at_the_end(chapter):
     printed = everything(pdf.for_paper(chapter, "01-one", SITE))
     assert "**Question 1.** Which?\n\nA. `x`\n\nB. $b$" in printed
-    assert printed[printed.index("## Answers") :].startswith("## Answers\n\n1. B. It is `x > 0`, so $a$.")
-    assert "+ answer" not in printed and "Too" not in printed
+    assert printed[printed.index("## Answers") :].startswith("## Answers\n\n1. B. It is `x > 0`, and *so* $a < b$.")
+    assert "+ $b$" not in printed and "Too" not in printed
 
 
 def test_folded_code_and_replies_to_no_answer_are_left_out(chapter):

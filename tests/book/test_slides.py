@@ -139,7 +139,7 @@ def test_figures_have_the_numbers_of_the_site(name, decks, site):
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_every_quiz_question_is_a_slide_that_holds_its_answer_back(name, decks):
     sources = [cell.source for cell in build.compose(name).cells if cell.cell_type == "code"]
-    asked = [quiz(text) for source in sources if (text := slides.quiz_of(source)) is not None]
+    asked = [quiz(text) for source in sources if (text := build.quiz_of(source)) is not None]
     assert asked
     pages = soup(decks, name).select(".page.with-quiz")
     assert len(pages) == len(asked)
