@@ -31,7 +31,7 @@ import sysconfig
 import tempfile
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -535,14 +535,14 @@ def copy_pages(to: Path) -> None:
     )
 
 
-def execute_with(model: str) -> Path:
+def execute_with(model: str) -> tuple[Path, dict[str, float]]:
     """Execute the chapters that leave the choice of a network with this one; the stored notebooks stay as they are.
 
     Args:
         model: one that is downloaded; here, since the chapters run without the network.
 
     Returns:
-        A book beneath ``_build/``, with the stored notebooks of the other chapters.
+        A book beneath ``_build/``, with the stored notebooks of the other chapters, and the seconds of those executed.
 
     Raises:
         BookError: when the network cannot be had, or as :func:`execute_chapters` does.
@@ -558,8 +558,7 @@ def execute_with(model: str) -> Path:
     for stored in BOOK.glob("*.ipynb"):
         if stored.stem not in free:
             shutil.copy(stored, folder)
-    execute_chapters(free, to=folder, model=model)
-    return folder
+    return folder, execute_chapters(free, to=folder, model=model)
 
 
 # --- how long a chapter takes -----------------------------------------------------------------------------------------
@@ -610,9 +609,14 @@ def time_line(name: str) -> str:
 # --- the site ---------------------------------------------------------------------------------------------------------
 
 
-def status_page(names: list[str]) -> str:
-    """Markdown of the page that says how long each chapter took on this machine, and with which versions."""
-    rows = [f"| [{title(name)}]({name}.ipynb) | {' | '.join(stated_and_taken(name))} |" for name in names]
+def status_page(names: list[str], took: Mapping[str, float]) -> str:
+    """Markdown of the page that says how long each chapter took on this machine, and with which versions.
+
+    Args:
+        names: of the chapters.
+        took: the seconds of those that were executed here.
+    """
+    rows = [f"| [{title(name)}]({name}.ipynb) | {' | '.join(stated_and_taken(name, took))} |" for name in names]
     versions = [f"| {name} | {number} |" for name, number in environment().items()]
     return "\n".join(
         [
@@ -635,25 +639,28 @@ def status_page(names: list[str]) -> str:
     )
 
 
-def stated_and_taken(name: str) -> tuple[str, str]:
+def stated_and_taken(name: str, took: Mapping[str, float]) -> tuple[str, str]:
     """The seconds that a chapter states, and those that it took here."""
-    row, entry = runtime.recorded(name), read_record().get(name)
+    row, seconds = runtime.recorded(name), took.get(name)
     stated = "*not measured*" if row is None else f"{row['seconds']:.0f}"
-    if entry is None:
+    if seconds is None:
         return stated, "*stored*"
-    taken = f"{entry['seconds']}"
-    if row is not None and not 1 / TOLERANCE <= entry["seconds"] / row["seconds"] <= TOLERANCE:
+    taken = f"{seconds:.0f}"
+    if row is not None and not 1 / TOLERANCE <= seconds / row["seconds"] <= TOLERANCE:
         taken = f"**{taken}**"
     return stated, taken
 
 
-def build_site(book: Path = BOOK, output: Path = ROOT, *, draft: bool = False) -> Path:
+def build_site(
+    book: Path = BOOK, output: Path = ROOT, *, draft: bool = False, took: Mapping[str, float] | None = None
+) -> Path:
     """Build the HTML from the notebooks in ``book``, and the chapters' slides; a warning is an error.
 
     Args:
         book: folder with ``_toc.yml``, the notebooks and the pages.
         output: the site goes to ``_build/html`` in it.
         draft: leave out chapters that are listed and not written, instead of refusing.
+        took: the seconds of the chapters that were executed; ``None`` takes what this machine recorded.
 
     Returns:
         The path of the front page.
@@ -662,7 +669,9 @@ def build_site(book: Path = BOOK, output: Path = ROOT, *, draft: bool = False) -
         BookError: for a missing page, or with what Sphinx said.
     """
     names = chapters()
-    (book / "status.md").write_text(status_page(names), "utf-8")
+    if took is None:
+        took = {name: entry["seconds"] for name, entry in read_record().items()}
+    (book / "status.md").write_text(status_page(names, took), "utf-8")
     missing = [page for page in pages() if not any((book / f"{page}{end}").is_file() for end in (".ipynb", ".md"))]
     if missing and not draft:
         raise BookError(f"book/_toc.yml lists pages that are not there: {', '.join(missing)} (--draft leaves them out)")
@@ -686,7 +695,7 @@ def build_site(book: Path = BOOK, output: Path = ROOT, *, draft: bool = False) -
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"NO_COLOR": "1"})
     if done.returncode != 0:
         lines = (done.stdout + done.stderr).splitlines()
-        telling = [line for line in lines if re.search(r"WARNING|ERROR|CRITICAL", line)] or lines[-20:]
+        telling = [line for line in lines if re.search(r"WARNING|ERROR|CRITICAL|Error: ", line)] or lines[-20:]
         raise BookError("the site could not be built:\n" + "\n".join(telling))
     for page in ("index.html", f"{FRONT_PAGE}.html"):
         if not (build / "html" / page).is_file():
@@ -768,8 +777,11 @@ def main(arguments: list[str] | None = None) -> int:
             execute_chapters(notebooks())
             write_addresses()
         if options.command in ("book", "html"):
-            folders = {} if other == NETWORKS[0] else {"book": execute_with(other), "output": BUILD / other}
-            front = build_site(draft=options.draft, **folders)
+            if other == NETWORKS[0]:
+                front = build_site(draft=options.draft)
+            else:
+                folder, took = execute_with(other)
+                front = build_site(book=folder, output=BUILD / other, draft=options.draft, took=took)
             print(f"The book is ready: {front}")
     except BookError as error:
         print(f"\n{error}", file=sys.stderr)

@@ -16,12 +16,17 @@ import re
 import shutil
 import sys
 import zipfile
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import build
 import nbformat
 from nbclient import NotebookClient
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from nbformat.reader import NotJSONError
+
+from smoothsal_lib.exercises.marking import UNANSWERED
 
 FOLDER = build.BUILD / "student"
 COLAB = "https://colab.research.google.com"
@@ -175,7 +180,7 @@ def write(folder: Path = FOLDER, at: str | None = None) -> Path:
 
 
 def marks(notebook: Any) -> dict[str, bool]:
-    """Which exercises of a notebook are right, by what its checks printed.
+    """Which exercises of a notebook are right, by what its checks printed: one line each, in their order.
 
     Args:
         notebook: executed.
@@ -187,9 +192,10 @@ def marks(notebook: Any) -> dict[str, bool]:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             printed = "\n".join(output.get("text", "") for output in cell.outputs)
-            for chapter, number in re.findall(r"\bcheck_(\d+)_(\d+)\(", cell.source):
-                right = re.search(r"^Correct", printed, re.MULTILINE) is not None
-                found[f"{chapter}.{number}"] = found.get(f"{chapter}.{number}", False) or right
+            said = re.findall(rf"^(Correct|Not yet|{UNANSWERED})", printed, re.MULTILINE)
+            calls = re.findall(r"\bcheck_(\d+)_(\d+)\(", cell.source)
+            for (chapter, number), word in zip_longest(calls, said[: len(calls)]):
+                found[f"{chapter}.{number}"] = found.get(f"{chapter}.{number}", False) or word == "Correct"
     return found
 
 
@@ -211,7 +217,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--mark", nargs="+", type=Path, metavar="NOTEBOOK", help="run these and list their checks")
     options = parser.parse_args(arguments)
     for path in options.mark or ():
-        found = marks(executed(path))
+        try:
+            found = marks(executed(path))
+        except (CellTimeoutError, DeadKernelError, NotJSONError, OSError) as error:  # the others are marked
+            print(f"{path.name}: cannot be run: {str(error).strip().splitlines()[0]}")
+            continue
         print(f"{path.name}: {sum(found.values())} of {len(found)}")
         print("".join(f"  {number} {'right' if right else '-'}\n" for number, right in found.items()), end="")
     if options.mark:

@@ -272,9 +272,15 @@ def test_another_network_is_fetched_before_and_its_notebooks_lie_apart(tmp_path,
     asked = []
     monkeypatch.setattr(build, "BUILD", tmp_path)
     monkeypatch.setattr(build, "load_model", asked.append)
-    monkeypatch.setattr(build, "execute_chapters", lambda *arguments, **options: asked.append((arguments, options)))
+
+    def execute(*arguments, **options):
+        asked.append((arguments, options))
+        return {"01-gridded": 60.0}
+
+    monkeypatch.setattr(build, "execute_chapters", execute)
     before = {path: path.stat().st_mtime_ns for path in build.BOOK.glob("*.ipynb")}
-    folder = build.execute_with("resnet34")
+    folder, took = build.execute_with("resnet34")
+    assert took == {"01-gridded": 60.0}
     free = [name for name in build.chapters() if build.follows_choice(name)]
     assert asked == ["resnet34", ((free,), {"to": folder, "model": "resnet34"})]
     assert folder == tmp_path / "resnet34" / "book"
@@ -294,14 +300,15 @@ def test_network_that_cannot_be_fetched_is_told_in_one_line(tmp_path, monkeypatc
 
 def test_site_of_another_network_is_built_beneath_its_folder(monkeypatch):
     built = []
-    monkeypatch.setattr(build, "execute_with", lambda model: build.BUILD / model / "book")
+    monkeypatch.setattr(build, "execute_with", lambda model: (build.BUILD / model / "book", {"01-gridded": 60.0}))
     monkeypatch.setattr(build, "execute_chapters", lambda names: built.append("stored"))
     monkeypatch.setattr(build, "write_addresses", lambda: None)
     monkeypatch.setattr(build, "build_site", lambda **options: built.append(options))
     assert build.main(["book", "--model", "resnet34"]) == 0
     assert build.main(["book", "--model", "tiny_resnet"]) == 0
     folder = build.BUILD / "resnet34"
-    assert built == [{"draft": False, "book": folder / "book", "output": folder}, "stored", {"draft": False}]
+    other = {"draft": False, "book": folder / "book", "output": folder, "took": {"01-gridded": 60.0}}
+    assert built == [other, "stored", {"draft": False}]
 
 
 @pytest.fixture
@@ -333,12 +340,11 @@ def test_chapter_that_was_not_measured_is_named(write):
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [(18, "18"), (19, "**19**"), (9, "9"), (8, "**8**"), (None, "*stored*")])
-def test_record_page_marks_times_that_differ_by_more_than_half(measured, monkeypatch, seconds, shown):
+def test_record_page_marks_times_that_differ_by_more_than_half(measured, seconds, shown):
     build.measure_times()
-    here = {} if seconds is None else {"one": {"key": "", "outputs": "", "seconds": seconds}}
-    monkeypatch.setattr(build, "read_record", lambda: here)
-    assert build.stated_and_taken("one") == ("12", shown)
-    assert f"| [A chapter](one.ipynb) | 12 | {shown} |" in build.status_page(["one"])
+    here = {} if seconds is None else {"one": seconds}
+    assert build.stated_and_taken("one", here) == ("12", shown)
+    assert f"| [A chapter](one.ipynb) | 12 | {shown} |" in build.status_page(["one"], here)
 
 
 def test_command_line_says_what_chapters_there_are(capsys):

@@ -14,6 +14,7 @@ import jupytext
 import nbformat
 import pytest
 import student
+from nbclient.exceptions import CellTimeoutError
 
 CHAPTERS = build.chapters()
 EXECUTED = "03-checkerboard"  # all would take as long as the book does
@@ -180,3 +181,30 @@ def test_marking_runs_the_notebook_and_believes_no_output(tmp_path, capsys):
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "ada.ipynb")
     assert student.main(["--mark", str(tmp_path / "ada.ipynb")]) == 0
     assert capsys.readouterr().out == "ada.ipynb: 2 of 3\n  1.1 right\n  3.1 right\n  3.2 -\n"
+
+
+def test_of_two_checks_in_a_cell_each_has_its_own_mark():
+    printed = nbformat.v4.new_output("stream", text="A line of mine.\nNot yet: try again.\nCorrect: one in nine.\n")
+    cell = nbformat.v4.new_code_cell("check_3_1(1)\ncheck_3_2(2)\ncheck_3_3(3)", outputs=[printed])
+    found = student.marks(nbformat.v4.new_notebook(cells=[cell]))
+    assert found == {"3.1": False, "3.2": True, "3.3": False}
+
+
+def test_a_notebook_that_does_not_end_does_not_keep_the_others_from_being_marked(tmp_path, capsys, monkeypatch):
+    printed = nbformat.v4.new_output("stream", text="Correct: three times three.\n")
+    right = nbformat.v4.new_code_cell("check_1_1(9)", outputs=[printed])
+
+    def executed(path):
+        if path.stem == "ada":
+            raise CellTimeoutError("A cell timed out\nwhile it ran")
+        if path.stem == "ben":
+            return nbformat.read(path, as_version=4)
+        return nbformat.v4.new_notebook(cells=[right])
+
+    monkeypatch.setattr(student, "executed", executed)
+    (tmp_path / "ben.ipynb").write_text("no notebook")
+    assert student.main(["--mark", *(str(tmp_path / f"{name}.ipynb") for name in ("ada", "ben", "cy"))]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "ada.ipynb: cannot be run: A cell timed out"
+    assert said[1].startswith("ben.ipynb: cannot be run: ")
+    assert said[2:] == ["cy.ipynb: 1 of 1", "  1.1 right"]
