@@ -308,7 +308,7 @@ def type_name(app: Sphinx, env: BuildEnvironment, node: pending_xref, shown: nod
 def used_in() -> dict[str, list[str]]:
     """``{full name: chapters whose code uses it}``, in reading order."""
     found: dict[str, list[str]] = {}
-    for path in sorted((BOOK / "src").glob("*.md")):
+    for path in sorted((BOOK / "src").glob("[0-9]*.md")):
         for name in sorted({name_of().get(id(value), "") for value in used(path.read_text("utf-8"))} - {""}):
             found.setdefault(name, []).append(path.stem)
     return found
