@@ -43,7 +43,8 @@ class Explorer:
     @property
     def html(self) -> str:
         """The element that shows the explorer; the same for the same data."""
-        stored = json.dumps(self.data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+        stored = json.dumps(self.data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        stored = stored.replace("<", "\\u003c")  # so that no text ends the script
         name = hashlib.sha256((self.kind + self.label + stored).encode()).hexdigest()[:16]
         script = "\n".join((HERE / f"{part}.js").read_text("utf-8") for part in ("explorer", self.kind))
         style = (HERE / "explorer.css").read_text("utf-8")

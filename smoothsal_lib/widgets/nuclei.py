@@ -85,9 +85,10 @@ def nuclei_ranking(
 
 def _outline(mask: NDArray[Any]) -> str:
     """The rim of a nucleus as the path of an SVG, in pixels; pixel (0, 0) reaches from 0 to 1."""
-    rims = find_contours(np.pad(mask.astype(float), 1), 0.5)
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    own = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]  # of a large picture, a small part
     paths = []
-    for rim in rims:
-        points = approximate_polygon(rim, TOLERANCE)[:-1] - 0.5
+    for rim in find_contours(np.pad(own.astype(float), 1), 0.5):
+        points = approximate_polygon(rim + (rows[0], columns[0]), TOLERANCE)[:-1] - 0.5
         paths.append("M" + "L".join(f"{x:.1f} {y:.1f}" for y, x in points) + "Z")
     return "".join(paths)
