@@ -28,10 +28,13 @@ function painted(canvas, values, width, height, lut) {
   return canvas;
 }
 
+// JupyterLab takes the arrow keys for the next and the last cell, except from elements that bear this attribute.
+const OWN_KEYS = { "data-lm-suppress-shortcuts": "" };
+
 // A slider with its name and, beside it, the label it stands at.
 function slider(name, labels, start, moved) {
   const shown = make("output");
-  const input = make("input", { type: "range", min: 0, max: labels.length - 1, step: 1, value: start, "aria-label": name });
+  const input = make("input", { ...OWN_KEYS, type: "range", min: 0, max: labels.length - 1, step: 1, value: start, "aria-label": name });
   const show = () => {
     shown.textContent = labels[input.value];
     input.setAttribute("aria-valuetext", labels[input.value]);
@@ -46,7 +49,7 @@ let groups = 0;
 function options(name, labels, start, moved) {
   const group = `sal-${Math.random().toString(36).slice(2)}-${groups++}`;
   const rows = labels.map((label, index) => {
-    const input = make("input", { type: "radio", name: group, value: index });
+    const input = make("input", { ...OWN_KEYS, type: "radio", name: group, value: index });
     input.checked = index === start;
     input.addEventListener("change", () => moved(index));
     return make("label", {}, input, label);

@@ -76,15 +76,22 @@ class Explorer:
         return f"{PLACEHOLDER} {self.label}"
 
 
-# The same explorer may stand on a page twice, and an output may be shown again: every place is built once.
+# The same explorer may stand on a page twice, and an output may be shown again: every place is built once. An output
+# within a widget of the classic notebook runs its script before it stands on the page, so the script waits for it, but
+# not for ever: another script may have built its place.
 START = """
-for (const root of document.querySelectorAll('[data-sal="NAME"]:not([data-ready])')) {
-  root.dataset.ready = "";
-  const data = JSON.parse(root.querySelector('script[type="application/json"]').textContent);
-  root.querySelector("p").remove();
-  const say = (error) => root.append(make("p", { role: "alert" }, `This explorer cannot be shown: ${error}`));
-  build(root, data).catch(say);
+function start(tries) {
+  const roots = document.querySelectorAll('[data-sal="NAME"]:not([data-ready])');
+  if (roots.length === 0 && tries > 0) setTimeout(start, 100, tries - 1);
+  for (const root of roots) {
+    root.dataset.ready = "";
+    const data = JSON.parse(root.querySelector('script[type="application/json"]').textContent);
+    root.querySelector("p").remove();
+    const say = (error) => root.append(make("p", { role: "alert" }, `This explorer cannot be shown: ${error}`));
+    build(root, data).catch(say);
+  }
 }
+start(100);
 """
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import ipywidgets
 
 CLASSES = 5
+OWN = "your own picture"
 SMALL, LARGE = 128, 224  # pixels of a picture for the embedded networks, and for all others
 
 
@@ -58,6 +59,11 @@ def live_explorer(
     return _Live(ipywidgets, model, size, methods, fixes).box
 
 
+def offered(*own: bytes) -> list[tuple[str, str | bytes]]:
+    """What the field for the picture offers: names of photographs, and below them a file that was uploaded."""
+    return [*((name, name) for name in photo_names()), *((OWN, file) for file in own)]
+
+
 class _Live:
     """The fields, and what happens when one changes: from the network over the picture to the classes and the maps."""
 
@@ -71,14 +77,13 @@ class _Live:
     ) -> None:
         self.size, self.methods, self.fixes = size, methods, fixes
         self.model = model if isinstance(model, nn.Module) else None
-        self.file: bytes | None = None
         wide: dict[str, Any] = {"layout": widgets.Layout(width="420px", max_width="100%")}
         name = model if isinstance(model, str) else os.environ.get("SMOOTHSAL_MODEL") or EMBEDDED[0]
         known = list(dict.fromkeys([EMBEDDED[0], *DOWNLOADED, *classifiers()]))
         self.network = widgets.Combobox(value=name, options=known, description="network", **wide)
         self.network.continuous_update = False  # a name that is half typed is no network
-        self.picture = widgets.Dropdown(options=photo_names(), value="chelsea", description="picture", **wide)
-        self.upload = widgets.FileUpload(description="your own picture", accept="image/*", multiple=False, **wide)
+        self.picture = widgets.Dropdown(options=offered(), value="chelsea", description="picture", **wide)
+        self.upload = widgets.FileUpload(description=OWN, accept="image/*", multiple=False, **wide)
         self.category = widgets.Dropdown(options=[], description="class", **wide)
         self.status = widgets.HTML()
         self.output = widgets.Output()
@@ -106,15 +111,17 @@ class _Live:
 
     def on_picture(self, _: object = None) -> None:
         """Take a picture from the list."""
-        self.file = None
         self.look()
 
     def on_upload(self, _: object = None) -> None:
-        """Take a picture that was uploaded: a dictionary of files up to ipywidgets 7, a tuple from 8 on."""
+        """Put a file on the list, and take it; files are a dictionary up to ipywidgets 7, a tuple from 8 on."""
         files = self.upload.value
         files = list(files.values()) if isinstance(files, dict) else list(files)
         if files:
-            self.file = bytes(files[-1]["content"])
+            self.picture.unobserve(self.on_picture, "value")
+            self.picture.options = offered(bytes(files[-1]["content"]))
+            self.picture.value = self.picture.options[-1][1]
+            self.picture.observe(self.on_picture, "value")
             self.look()
 
     def on_category(self, change: Mapping[str, Any]) -> None:
@@ -130,7 +137,7 @@ class _Live:
         place = next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
         size = self.size or (SMALL if self.network.value in EMBEDDED and self.network in self.box.children else LARGE)
         try:
-            x, self.photo = load_photo(self.file or self.picture.value, size)
+            x, self.photo = load_photo(self.picture.value, size)
             self.x = x.to(place)
             with preserved(self.model), torch.no_grad():
                 logits = check_output(self.model(self.x.clone()))[0]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from bs4 import BeautifulSoup
 
+import smoothsal_lib as sal
 from smoothsal_lib import widgets
 from smoothsal_lib.widgets.explorer import Explorer, address
 
@@ -53,6 +54,28 @@ def test_the_same_explorer_twice_on_a_page_is_two_explorers(tmp_path, visit):
         assert sliders.count() == 2
         sliders.nth(1).press("ArrowRight")
         assert page.locator(".sal output").all_inner_texts() == ["a", "b"]
+
+
+def test_a_script_that_runs_before_its_element_stands_on_the_page_waits_for_it(tmp_path, visit):
+    path = tmp_path / "late.html"
+    page_, script = widgets.frames(MAPS, ["map"], alt=ALT).html.rsplit("<script>", 1)
+    path.write_text(f"<meta charset=utf-8><script>{script}<template>{page_}</div></template>", "utf-8")
+    with visit() as visited:
+        page = visited.open(path)
+        page.evaluate("document.body.append(document.querySelector('template').content)")
+        page.get_by_role("slider", name="map").wait_for()
+
+
+def test_the_keys_that_move_an_explorer_are_left_to_it_by_jupyterlab(tmp_path, visit):
+    path = tmp_path / "keys.html"
+    model, (x, photo) = sal.load_model("tiny_resnet"), sal.load_photo("chelsea", size=64)
+    two = ["layer1.0", "layer1.1"]
+    widgets.layer_explorer(model, x, photo, methods=["gradient"], fixes=[None], layers=two).save(path)
+    with visit() as visited:
+        page = visited.open(path)
+        fields = page.locator(".sal input")
+        assert {field.get_attribute("type") for field in fields.all()} == {"range", "radio"}
+        assert page.locator(".sal input:not([data-lm-suppress-shortcuts])").count() == 0
 
 
 def test_what_cannot_be_shown_is_said(tmp_path, visit):

@@ -62,7 +62,7 @@ def test_it_begins_with_the_cat_and_the_first_of_five_classes(shown, capsys):
 def test_every_field_makes_one_new_explorer(shown):
     box = widgets.live_explorer("tiny_resnet", **OPTIONS)
     field = fields(box)
-    assert field["picture"].options == tuple(photo_names())
+    assert [label for label, _ in field["picture"].options] == photo_names()
     field["picture"].value = "coffee"
     assert len(shown) == 2 and torch.equal(shown[1]["x"], sal.load_photo("coffee", size=64)[0])
     third = field["class"].options[2][1]
@@ -86,8 +86,15 @@ def test_a_picture_is_uploaded_in_the_form_of_either_version(form, shown):
     owner.on_upload()
     assert shown[-1]["photo"].shape == (64, 64, 3)
     np.testing.assert_array_equal(shown[-1]["photo"][0, 0], (250, 30, 30))
-    fields(box)["picture"].value = "coffee"
+    field = fields(box)["picture"]
+    assert field.label == "your own picture" and len(shown) == 2
+    field.value = "coffee"
     assert torch.equal(shown[-1]["x"], sal.load_photo("coffee", size=64)[0])
+    field.label = "your own picture"
+    np.testing.assert_array_equal(shown[-1]["photo"][0, 0], (250, 30, 30))
+    owner.upload.value = {}
+    owner.on_upload()
+    assert len(shown) == 4
 
 
 def test_what_goes_wrong_is_said_and_the_fields_stay_usable(shown):
