@@ -335,6 +335,7 @@ def configuration() -> dict[str, Any]:
         "version": build.project()["version"],
     }
     commands = [rf"\newcommand{{\book{name}}}{{{text}}}" for name, text in facts.items()]
+    settings["html"].pop("favicon", None)  # the copy has no SVG, and a page of paper no tab
     settings["latex"] = {
         "latex_engine": "xelatex",
         # Its class wants fonts and packages that the book does not use, and numbers chapters by their sections.
