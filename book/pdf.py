@@ -60,10 +60,10 @@ SOLUTION_IN_CODE = re.compile(r"\A# @title (?P<kind>Solution|Hint).*\n+")
 LINK = re.compile(r"\]\((?P<page>[\w/-]+)\.(?:md|ipynb)(?P<anchor>#[\w-]+)?\)")
 ROLE = re.compile(r"\{(?:py:)?(?:func|class|meth|mod|attr|data)\}`~?(?:[^`<]*<)?([^`>]+)>?`")
 PICTURE = re.compile(r"(figures/[\w-]+)\.svg")
-SLACK = 15.0  # points by which a line may stand out before somebody sees it
+SLACK = 15.0  # points by which a line, or a page, may stand out before somebody sees it
 FAULT = re.compile(
     r"^(?:Missing character: |LaTeX Warning: (?:Hyper r|R)eference .* undefined|"
-    r"Overfull \\hbox \((?P<points>\d+\.\d+)pt too wide\)).*$",
+    r"Overfull \\[hv]box \((?P<points>\d+\.\d+)pt too (?:wide|high)\)).*$",
     re.MULTILINE,
 )
 

@@ -265,9 +265,11 @@ def test_faults_of_the_pages_are_told(tmp_path, monkeypatch):
         "LaTeX Warning: Reference `fig' on page 3 undefined on input line 7.\n"
         "Overfull \\hbox (14.2pt too wide) in paragraph at lines 1--2\n"
         "Overfull \\hbox (99.1pt too wide) in paragraph at lines 3--4\n"
+        "Overfull \\vbox (3.1pt too high) detected at line 5\n"
+        "Overfull \\vbox (110.9pt too high) has occurred while \\output is active []\n"
     )
     monkeypatch.setattr(pdf.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, "", ""))
     with pytest.raises(build.BookError) as caught:
         pdf.typeset(latex)
-    assert len(str(caught.value).splitlines()) == 4  # the head, and all but the paragraph that hardly stands out
+    assert len(str(caught.value).splitlines()) == 5  # the head, and all but what hardly stands out
     assert "14.2" not in str(caught.value)
