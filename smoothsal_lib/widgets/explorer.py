@@ -55,6 +55,7 @@ class Explorer:
                 f'<p class="sal-note">{escape(self.label)} It needs a page or a notebook whose scripts run.</p>',
                 f'<script type="application/json">{stored}</script>',
                 f"<script>(() => {{\n{script}\n{START.replace('NAME', name)}\n}})();</script>",
+                AGAIN,
                 "</div>",
             ]
         )
@@ -76,23 +77,23 @@ class Explorer:
         return f"{PLACEHOLDER} {self.label}"
 
 
-# The same explorer may stand on a page twice, and an output may be shown again: every place is built once. An output
-# within a widget of the classic notebook runs its script before it stands on the page, so the script waits for it, but
-# not for ever: another script may have built its place.
+# The same explorer may stand on a page twice, and an output may be shown again: every place is built once.
 START = """
-function start(tries) {
-  const roots = document.querySelectorAll('[data-sal="NAME"]:not([data-ready])');
-  if (roots.length === 0 && tries > 0) setTimeout(start, 100, tries - 1);
-  for (const root of roots) {
-    root.dataset.ready = "";
-    const data = JSON.parse(root.querySelector('script[type="application/json"]').textContent);
-    root.querySelector("p").remove();
-    const say = (error) => root.append(make("p", { role: "alert" }, `This explorer cannot be shown: ${error}`));
-    build(root, data).catch(say);
-  }
+for (const root of document.querySelectorAll('[data-sal="NAME"]:not([data-ready])')) {
+  root.dataset.ready = "";
+  const data = JSON.parse(root.querySelector('script[type="application/json"]').textContent);
+  root.querySelector("p").remove();
+  const say = (error) => root.append(make("p", { role: "alert" }, `This explorer cannot be shown: ${error}`));
+  build(root, data).catch(say);
 }
-start(100);
 """
+
+# Within a widget, the classic notebook puts an output together before it stands on the page, and does not run its
+# script. A picture that cannot be loaded puts the script there once more; where it has run, it finds nothing to do.
+AGAIN = (
+    '<img hidden alt="" src="data:," onerror="const again = document.createElement(\'script\'); '
+    'again.text = this.previousElementSibling.text; this.replaceWith(again)">'
+)
 
 
 def packed(values: NDArray[np.uint8]) -> str:

@@ -56,14 +56,22 @@ def test_the_same_explorer_twice_on_a_page_is_two_explorers(tmp_path, visit):
         assert page.locator(".sal output").all_inner_texts() == ["a", "b"]
 
 
-def test_a_script_that_runs_before_its_element_stands_on_the_page_waits_for_it(tmp_path, visit):
+@pytest.mark.parametrize("wait", [0, 300])
+def test_an_explorer_is_built_where_its_html_is_set_and_put_on_the_page_later(tmp_path, wait, visit):
     path = tmp_path / "late.html"
-    page_, script = widgets.frames(MAPS, ["map"], alt=ALT).html.rsplit("<script>", 1)
-    path.write_text(f"<meta charset=utf-8><script>{script}<template>{page_}</div></template>", "utf-8")
+    path.write_text("<!doctype html><meta charset=utf-8><body></body>", "utf-8")
     with visit() as visited:
         page = visited.open(path)
-        page.evaluate("document.body.append(document.querySelector('template').content)")
-        page.get_by_role("slider", name="map").wait_for()
+        page.evaluate(
+            """([html, wait]) => {
+                const output = document.createElement("div");
+                output.innerHTML = html;
+                setTimeout(() => document.body.append(output), wait);
+            }""",
+            [widgets.frames(MAPS, ["map"], alt=ALT).html, wait],
+        )
+        page.get_by_role("slider", name="map").press("ArrowRight")
+        assert page.locator(".sal output").all_inner_texts() == ["b"]
 
 
 def test_the_keys_that_move_an_explorer_are_left_to_it_by_jupyterlab(tmp_path, visit):
@@ -74,6 +82,7 @@ def test_the_keys_that_move_an_explorer_are_left_to_it_by_jupyterlab(tmp_path, v
     with visit() as visited:
         page = visited.open(path)
         fields = page.locator(".sal input")
+        fields.first.wait_for()
         assert {field.get_attribute("type") for field in fields.all()} == {"range", "radio"}
         assert page.locator(".sal input:not([data-lm-suppress-shortcuts])").count() == 0
 
