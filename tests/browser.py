@@ -17,6 +17,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
+BUILT = """() => [...document.querySelectorAll("[data-sal]")]
+  .every((root) => root.querySelector("input, [role=alert]"))"""
 HERE = ("data", "blob", "file", "about")  # schemes that ask nobody
 
 
@@ -30,6 +32,7 @@ class Visit:
 
     def open(self, address: str | Path) -> Page:
         self.page.goto(address.as_uri() if isinstance(address, Path) else address)
+        self.page.wait_for_function(BUILT)  # explorers unpack their data after the page has come
         return self.page
 
     def note(self, address: str) -> None:
