@@ -85,7 +85,7 @@ def layer_explorer(
         The explorer, for the last line of a cell.
 
     Raises:
-        ValueError: for more than one picture, no methods or fixes, a photograph of another shape, layers without a map
+        ValueError: for more than one picture, no methods or fixes, a photograph of another shape or aspect, layers without a map
             of 2 x 2 units, or what :func:`smoothsal_lib.explain` refuses.
     """
     check_images(x, model)
@@ -93,10 +93,15 @@ def layer_explorer(
         raise ValueError(f"expected one picture (1, C, H, W), got {tuple(x.shape)}")
     if fixes is None:
         fixes = FIXES if strided_layers(model) else (None,)
+    if isinstance(methods, str) or isinstance(fixes, str):
+        raise ValueError(f"expected methods and fixes as lists, got {methods!r} and {fixes!r}")
     named = dict(fixes) if isinstance(fixes, Mapping) else {fix or "none": fix for fix in fixes}
     if not named or not methods:
         raise ValueError(f"expected at least one method and one fix, got methods {list(methods)}, fixes {list(named)}")
     pale = address(photograph(photo, pale=True), PHOTO_QUALITY)
+    if abs(photo.shape[0] * x.shape[3] - photo.shape[1] * x.shape[2]) > max(photo.shape[:2]) * max(x.shape[2:]) / 50:
+        sides = f"{photo.shape[0]} x {photo.shape[1]}", f"{x.shape[2]} x {x.shape[3]}"
+        raise ValueError(f"the photograph has {sides[0]} pixels and the picture {sides[1]}: give the same part of it")
     with preserved(model), torch.no_grad():
         logits = check_output(model(x.clone()))
         target = int(logits.argmax(1)) if target is None else int(check_target(target, logits))

@@ -212,6 +212,9 @@ PHOTO = np.zeros((64, 64, 3), np.uint8)
     ("changes", "message"),
     [
         ({"x": torch.zeros(2, 3, 64, 64)}, r"expected one picture .*\(2, 3, 64, 64\)"),
+        ({"photo": PHOTO[:, :48]}, "photograph has 64 x 48 pixels and the picture 64 x 64"),
+        ({"methods": "gradient"}, "expected methods and fixes as lists, got 'gradient'"),
+        ({"fixes": "backward"}, "expected methods and fixes as lists, got .* and 'backward'"),
         ({"photo": PHOTO.astype(float)}, r"photograph as \(H, W, 3\) uint8"),
         ({"methods": []}, "at least one method and one fix"),
         ({"fixes": []}, "at least one method and one fix"),
