@@ -55,7 +55,6 @@ class Explorer:
                 f'<p class="sal-note">{escape(self.label)} It needs a page or a notebook whose scripts run.</p>',
                 f'<script type="application/json">{stored}</script>',
                 f"<script>(() => {{\n{script}\n{START.replace('NAME', name)}\n}})();</script>",
-                AGAIN,
                 "</div>",
             ]
         )
@@ -87,13 +86,6 @@ for (const root of document.querySelectorAll('[data-sal="NAME"]:not([data-ready]
   build(root, data).catch(say);
 }
 """
-
-# Within a widget, the classic notebook puts an output together before it stands on the page, and does not run its
-# script. A picture that cannot be loaded puts the script there once more; where it has run, it finds nothing to do.
-AGAIN = (
-    '<img hidden alt="" src="data:," onerror="const again = document.createElement(\'script\'); '
-    'again.text = this.previousElementSibling.text; this.replaceWith(again)">'
-)
 
 
 def packed(values: NDArray[np.uint8]) -> str:

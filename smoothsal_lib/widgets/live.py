@@ -59,6 +59,14 @@ def live_explorer(
     return _Live(ipywidgets, model, size, methods, fixes).box
 
 
+# Within a widget, the classic notebook puts an output together before it stands on the page, and does not run its
+# script. A picture that cannot be loaded puts the script there once more; where it has run, it finds nothing to do.
+AGAIN = (
+    '<img hidden alt="" src="data:," onerror="const again = document.createElement(\'script\'); '
+    'again.text = this.previousElementSibling.lastElementChild.text; this.replaceWith(again)">'
+)
+
+
 def offered(*own: bytes) -> list[tuple[str, str | bytes]]:
     """What the field for the picture offers: names of photographs, and below them a file that was uploaded."""
     return [*((name, name) for name in photo_names()), *((OWN, file) for file in own)]
@@ -174,7 +182,7 @@ class _Live:
         self.say(f"computed on {self.x.device.type}, {self.x.shape[2]} × {self.x.shape[3]} pixels")
         with self.output:
             clear_output(wait=True)
-            display(explorer)
+            display({"text/html": explorer.html + AGAIN, "text/plain": repr(explorer)}, raw=True)
 
     def say(self, text: str, wrong: bool = False) -> None:
         """Write a line above the maps; maps that are not of these fields go away."""

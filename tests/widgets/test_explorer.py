@@ -56,24 +56,6 @@ def test_the_same_explorer_twice_on_a_page_is_two_explorers(tmp_path, visit):
         assert page.locator(".sal output").all_inner_texts() == ["a", "b"]
 
 
-@pytest.mark.parametrize("wait", [0, 300])
-def test_an_explorer_is_built_where_its_html_is_set_and_put_on_the_page_later(tmp_path, wait, visit):
-    path = tmp_path / "late.html"
-    path.write_text("<!doctype html><meta charset=utf-8><body></body>", "utf-8")
-    with visit() as visited:
-        page = visited.open(path)
-        page.evaluate(
-            """([html, wait]) => {
-                const output = document.createElement("div");
-                output.innerHTML = html;
-                setTimeout(() => document.body.append(output), wait);
-            }""",
-            [widgets.frames(MAPS, ["map"], alt=ALT).html, wait],
-        )
-        page.get_by_role("slider", name="map").press("ArrowRight")
-        assert page.locator(".sal output").all_inner_texts() == ["b"]
-
-
 def test_the_keys_that_move_an_explorer_are_left_to_it_by_jupyterlab(tmp_path, visit):
     path = tmp_path / "keys.html"
     model, (x, photo) = sal.load_model("tiny_resnet"), sal.load_photo("chelsea", size=64)

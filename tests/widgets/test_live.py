@@ -15,6 +15,7 @@ import smoothsal_lib as sal
 from smoothsal_lib import widgets
 from smoothsal_lib.datasets.photos import photo_names
 from smoothsal_lib.widgets import live
+from smoothsal_lib.widgets.explorer import Explorer
 
 OPTIONS = {"methods": ["gradient"], "fixes": [None, "backward"], "size": 64}
 
@@ -26,7 +27,7 @@ def shown(monkeypatch) -> list:
 
     def explorer(model, x, photo, **options):
         calls.append({"model": model, "x": x, "photo": photo} | options)
-        return f"explorer {len(calls)}"
+        return Explorer("choices", f"explorer {len(calls)}", {})
 
     monkeypatch.setattr(live, "layer_explorer", explorer)
     return calls
@@ -151,6 +152,28 @@ def test_the_real_explorer_is_what_is_shown(monkeypatch, capsys):
     monkeypatch.setattr(live, "layer_explorer", widgets.layer_explorer)
     widgets.live_explorer("tiny_resnet", **OPTIONS)
     assert "Layer explorer: choose layer, fix, method" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("wait", [0, 300])
+def test_the_explorer_is_built_where_its_html_is_put_on_the_page_later(wait, tmp_path, visit, monkeypatch):
+    displayed = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: displayed.append(data))
+    monkeypatch.setattr(live, "layer_explorer", lambda *_, **__: widgets.taps())
+    widgets.live_explorer("tiny_resnet", **OPTIONS)
+    path = tmp_path / "page.html"
+    path.write_text("<!doctype html><meta charset=utf-8><body></body>", "utf-8")
+    with visit() as visited:
+        page = visited.open(path)
+        page.evaluate(
+            """([html, wait]) => {
+                const output = document.createElement("div");
+                output.innerHTML = html;
+                setTimeout(() => document.body.append(output), wait);
+            }""",
+            [displayed[0]["text/html"], wait],
+        )
+        page.get_by_role("slider", name="kernel").wait_for()
+        assert page.locator(".sal-panels").count() == 1
 
 
 def test_missing_ipywidgets_is_named(monkeypatch):
