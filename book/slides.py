@@ -61,7 +61,7 @@ CODE_LINES = 14  # of a cell that is shown above what it prints; a longer one is
 BOTH_LINES = 20  # of code and result together
 CHARACTER = 0.602  # width of one, in units of the font size, in a font of fixed width
 # What a record prints of itself, `1000 images of ...:` and the command that made it: for the notes.
-PROVENANCE = re.compile(r"^\S.*:\n  python -m .*\n(?: {4,}.*\n)*", re.MULTILINE)
+PROVENANCE = re.compile(r"^\S.*:\n  python -m .*\n(?: {6}\S+(?: \S+)*\n)*", re.MULTILINE)
 TALL = 1.25  # a picture less wide than this many times its height has its caption at its side
 ASKED = 280  # characters of a question at most; a longer one is for the notes
 LONG_FORMULA = 150  # characters of TeX; what is longer is broken where it has wide spaces

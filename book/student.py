@@ -37,6 +37,7 @@ SOLUTION_IN_WORDS = re.compile(
 SOLUTION_IN_CODE = "# @title Solution"
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 FIGURE = re.compile(r"^:::+\{figure\} (\S+)", re.MULTILINE)
+TERM = re.compile(r"\{term\}`([^`<]+?)(?:\s*<[^>`]+>)?`")  # a link to the glossary, which is on the site alone
 EARLIEST = (1980, 1, 1, 0, 0, 0)  # the date of every file in the archive, so that it does not change from day to day
 
 
@@ -82,7 +83,8 @@ def without_solutions(name: str, notebook: Any) -> Any:
         if "hide-cell" in cell.metadata.get("tags", []):
             raise build.BookError(f"{name}: begin the hidden cell {cell.source[:40]!r} with {SOLUTION_IN_CODE!r}")
         if cell.cell_type == "markdown":
-            cell.source = re.sub(r"\n{3,}", "\n\n", SOLUTION_IN_WORDS.sub("", cell.source)).strip()
+            source = TERM.sub(r"\1", SOLUTION_IN_WORDS.sub("", cell.source))
+            cell.source = re.sub(r"\n{3,}", "\n\n", source).strip()
             left = re.search(r'^.*(?:class="solution"|\{solution\}).*$', cell.source, re.MULTILINE)
             if left is not None:
                 raise build.BookError(f"book/src/{name}.md: {left[0]!r} has no end of its own line, </details> or :::")
