@@ -85,8 +85,8 @@ def layer_explorer(
         The explorer, for the last line of a cell.
 
     Raises:
-        ValueError: for more than one picture, no methods or fixes, a photograph of another shape or aspect, layers without a map
-            of 2 x 2 units, or what :func:`smoothsal_lib.explain` refuses.
+        ValueError: for more than one picture, no methods or fixes, a photograph of another shape or aspect, layers
+            without a map of 2 x 2 units, or what :func:`smoothsal_lib.explain` refuses.
     """
     check_images(x, model)
     if len(x) != 1:
