@@ -318,7 +318,7 @@ def measured(write, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "TIMES", tmp_path / "results" / "chapter_times.json")
     monkeypatch.setattr(build.runtime, "data_folder", lambda: tmp_path)
     monkeypatch.setattr(build.runtime, "cores", lambda: 2)
-    monkeypatch.setattr(build, "execute_chapters", lambda names, to: dict.fromkeys(names, 12.34))
+    monkeypatch.setattr(build, "execute_chapters", lambda names, again: dict.fromkeys(names, 12.34))
     write(HEADER + "*Time: unknown.*\n\n" + "word " * 1190 + "\n\n" + cell("no_word = 1\n" * 500))
     return tmp_path
 
