@@ -564,15 +564,23 @@ def top_classes(model: nn.Module, x: Tensor, k: int = 5) -> list[list[tuple[str,
     """
     if x.ndim != 4:
         raise ValueError(f"expected images of shape (N, C, H, W), got {tuple(x.shape)}")
-    with preserved(model):
-        logits = check_output(model(x.clone()))  # a network may work in place
-    classes = logits.shape[1]
-    probabilities = logits.softmax(1) if classes > 1 else logits.sigmoid()
+    probabilities = class_probabilities(model, x)
+    classes = probabilities.shape[1]
     if k < 1 or 1 < classes < k:
         raise ValueError(f"k = {k} is not between 1 and the network's {classes} classes")
     found = probabilities.topk(min(k, classes), dim=1)
     pairs = zip(found.indices.tolist(), found.values.tolist(), strict=True)
     return [[(category(model, i), p) for i, p in zip(indices, values, strict=True)] for indices, values in pairs]
+
+
+def class_probabilities(model: nn.Module, x: Tensor) -> Tensor:
+    """(N, classes): the softmax of a classifier's logits, or the sigmoid of a detector's single one.
+
+    The network answers in evaluation mode, and is left as it was.
+    """
+    with preserved(model), torch.no_grad():
+        logits = check_output(model(x.clone()))  # a network may work in place
+    return logits.softmax(1) if logits.shape[1] > 1 else logits.sigmoid()
 
 
 def category(model: nn.Module, target: int) -> str:

@@ -165,7 +165,7 @@ def overlay(
         raise ValueError(f"expected the maps of one photograph, (h, w) or (1, h, w), got {len(rows)} images")
     limits, signed = _limits(rows, percentile), _is_signed(rows, signed)
     (photo,) = _photos(photo, 1)
-    grey = 0.35 + 0.55 * photo.mean(-1, keepdims=True) / 255  # pale, so that colours read on dark parts, too
+    grey = _pale(photo)
     interpolation = interpolation or ("bilinear" if layers is None else "aligned")
     blended = {}
     for title, panel in rows[0].items():
@@ -188,6 +188,11 @@ def overlay(
     return figure
 
 
+def _pale(photo: NDArray[np.uint8]) -> NDArray[Any]:
+    """(H, W, 1) from 0 to 1: a photograph in grey, and pale, so that colours laid on it read on dark parts, too."""
+    return 0.35 + 0.55 * photo.mean(-1, keepdims=True) / 255
+
+
 def structures(photo: NDArray[np.uint8], masks: Mapping[str, Tensor], *, alpha: float = 0.6) -> Figure:
     """A picture beside the same picture, pale, with its structures in colour.
 
@@ -203,8 +208,8 @@ def structures(photo: NDArray[np.uint8], masks: Mapping[str, Tensor], *, alpha: 
     colours = mpl.rc_params_from_file(STYLE, use_default_template=False)["axes.prop_cycle"].by_key()["color"]
     if len(_not_empty(masks)) > len(colours):
         raise ValueError(f"got {len(masks)} masks: there are colours for {len(colours)}")
-    pale = np.repeat(0.4 + 0.6 * photo.mean(-1, keepdims=True) / 255, 3, 2)
-    painted = pale.copy()
+    paper = np.repeat(0.4 + 0.6 * photo.mean(-1, keepdims=True) / 255, 3, 2)
+    painted = paper.copy()
     handles = []
     for (name, mask), colour in zip(masks.items(), colours, strict=False):
         if tuple(mask.shape) != photo.shape[:2] or mask.dtype != torch.bool:
@@ -212,7 +217,7 @@ def structures(photo: NDArray[np.uint8], masks: Mapping[str, Tensor], *, alpha: 
                 f"expected the mask {name!r} as {photo.shape[:2]} of bool, got {tuple(mask.shape)} of {mask.dtype}"
             )
         inside = mask.cpu().numpy()
-        painted[inside] = alpha * np.array(to_rgb(colour)) + (1 - alpha) * pale[inside]
+        painted[inside] = alpha * np.array(to_rgb(colour)) + (1 - alpha) * paper[inside]
         handles.append(Patch(fc=colour, alpha=alpha, label=name.replace("_", " ")))
     with _style():
         panels = {"photograph": _Panel(photo), "structures": _Panel(painted)}
@@ -251,21 +256,14 @@ def nuclei(
         ValueError: for labels of another shape than the photograph, for no nuclei, or for one that the labels lack.
     """
     (photo,) = _photos(photo, 1)
-    numbers = np.asarray(labels.cpu())
-    if numbers.shape != photo.shape[:2]:
-        raise ValueError(f"expected labels {photo.shape[:2]}, as the photograph, got {numbers.shape}")
-    if not ranked:
-        raise ValueError("nothing to draw: got no nuclei")
-    lacking = sorted({one.label for one in ranked} - set(np.unique(numbers).tolist()))
-    if lacking:
-        raise ValueError(f"the labels have no nucleus {lacking[0]}: expected those that the nuclei were ranked with")
+    numbers = _numbered(photo, labels, ranked)
     saliency = np.full(numbers.max() + 1, np.nan)
     for one in ranked:
         saliency[one.label] = one.mean if by == "mean" else one.total
     group = ("nuclei",)
     scored = [{"nuclei": _Panel(saliency[~np.isnan(saliency)], group)}]
     limits, signed = _limits(scored, percentile), _is_signed(scored, signed)
-    grey = 0.35 + 0.55 * photo.mean(-1, keepdims=True) / 255
+    grey = _pale(photo)
     tints = mpl.colormaps[SIGNED if signed else OVERLAID](_norm(limits[group], signed)(np.nan_to_num(saliency)))
     cover = np.where(find_boundaries(numbers, mode="inner"), 1.0, 0.4) * ~np.isnan(saliency)[numbers]
     tinted = cover[..., None] * tints[numbers][..., :3] + (1 - cover[..., None]) * grey
@@ -280,6 +278,23 @@ def nuclei(
             number.set_path_effects([Stroke(linewidth=1.6, foreground="white"), Normal()])
         _note(figure, f"numbers: ranks of the first {min(top, len(ranked))}" if top else "", _clipping(percentile))
     return figure
+
+
+def _numbered(photo: NDArray[np.uint8], labels: Tensor, ranked: Sequence[Nucleus]) -> NDArray[Any]:
+    """The labels (H, W) of a photograph's nuclei, as an array.
+
+    Raises:
+        ValueError: for labels of another shape than the photograph, for no nuclei, or for one that the labels lack.
+    """
+    numbers = np.asarray(labels.cpu())
+    if numbers.shape != photo.shape[:2]:
+        raise ValueError(f"expected labels {photo.shape[:2]}, as the photograph, got {numbers.shape}")
+    if not ranked:
+        raise ValueError("nothing to draw: got no nuclei")
+    lacking = sorted({one.label for one in ranked} - set(np.unique(numbers).tolist()))
+    if lacking:
+        raise ValueError(f"the labels have no nucleus {lacking[0]}: expected those that the nuclei were ranked with")
+    return numbers
 
 
 def spectrum(spectra: Row, stride: int = 2) -> Figure:

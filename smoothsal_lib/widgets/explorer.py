@@ -59,6 +59,11 @@ class Explorer:
             ]
         )
 
+    @property
+    def fits(self) -> bool:
+        """Whether it has at most ``SIZE_LIMIT`` bytes."""
+        return len(self.html.encode()) <= SIZE_LIMIT
+
     def save(self, path: str | Path) -> None:
         """Write a page of its own, for a lecture or a mail.
 

@@ -7,7 +7,6 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -16,11 +15,9 @@ from smoothsal_lib.capture import check_target
 from smoothsal_lib.explain import explain
 from smoothsal_lib.extract import saliency_map
 from smoothsal_lib.fixes import Fix, smoothed
-from smoothsal_lib.layers import HiddenLayer, check_images, check_output, hidden_layers, strided_layers
-from smoothsal_lib.metrics.fidelity import probabilities
+from smoothsal_lib.layers import HiddenLayer, check_images, hidden_layers, strided_layers
 from smoothsal_lib.metrics.noise import checkerboard_energy, power_spectrum, total_variation
-from smoothsal_lib.models import category
-from smoothsal_lib.state import preserved
+from smoothsal_lib.models import category, class_probabilities
 from smoothsal_lib.widgets import explorer
 from smoothsal_lib.widgets.explorer import Explorer, address
 from smoothsal_lib.widgets.pictures import (
@@ -28,9 +25,10 @@ from smoothsal_lib.widgets.pictures import (
     Detail,
     Shades,
     Store,
+    details,
     fitting,
     largest_factor,
-    photograph,
+    pale_photograph,
 )
 
 METHODS = ("gradient", "deeplift", "normgrad")
@@ -98,21 +96,18 @@ def layer_explorer(
     named = dict(fixes) if isinstance(fixes, Mapping) else {fix or "none": fix for fix in fixes}
     if not named or not methods:
         raise ValueError(f"expected at least one method and one fix, got methods {list(methods)}, fixes {list(named)}")
-    pale = address(photograph(photo, pale=True), PHOTO_QUALITY)
+    pale = address(pale_photograph(photo), PHOTO_QUALITY)
     if abs(photo.shape[0] * x.shape[3] - photo.shape[1] * x.shape[2]) > max(photo.shape[:2]) * max(x.shape[2:]) / 50:
         sides = f"{photo.shape[0]} x {photo.shape[1]}", f"{x.shape[2]} x {x.shape[3]}"
         raise ValueError(f"the photograph has {sides[0]} pixels and the picture {sides[1]}: give the same part of it")
-    with preserved(model), torch.no_grad():
-        logits = check_output(model(x.clone()))
-        target = int(logits.argmax(1)) if target is None else int(check_target(target, logits))
-        activation = "softmax" if logits.shape[1] > 1 else "sigmoid"
+    target = int(check_target(target, class_probabilities(model, x)))
     found: dict[tuple[str, str], dict[str, Tensor]] = {}
     chances = {}
     for label, fix in named.items():
         for method in methods:
             found[label, method] = explain(model, x, target, layers, method, fix)
-        with preserved(model), smoothed(model, fix), torch.no_grad():
-            chances[label] = float(probabilities(model(x.clone()), activation)[0, target])
+        with smoothed(model, fix):
+            chances[label] = float(class_probabilities(model, x)[0, target])
     names = [name for name, a in found[next(iter(found))].items() if min(a.shape[2:]) >= 2]
     if not names:
         raise ValueError(f"layers {layers!r}: none has a map of at least 2 x 2 units to show")
@@ -121,17 +116,19 @@ def layer_explorer(
         name: _LayerView(geometry.get(name), (x.shape[2], x.shape[3]), {key: maps[name] for key, maps in found.items()})
         for name in names
     }
-    name = category(model, target)
+    shown = category(model, target)
 
     def build(some: Sequence[str], detail: Detail) -> Explorer:
         left_out = "" if len(some) == len(names) else f"{len(some)} of {len(names)} layers, to be stored with the page"
         note = [f"clipped at the {PERCENTILE}th percentile of magnitude", "one scale for all fixes of a layer"]
         note += ["circles: where stride 2 leaves its copies", str(detail), left_out]
-        return _explorer({name: views[name] for name in some}, named, methods, name, chances, pale, detail, note)
+        return _explorer({name: views[name] for name in some}, named, methods, shown, chances, pale, detail, note)
 
     most = max(largest_factor(a.shape[2:]) for a in found[next(iter(found))].values())
     for kept in range(len(names), 0, -1):
         some = names if kept == len(names) else [names[round(i)] for i in np.linspace(0, len(names) - 1, kept)]
+        if kept < len(names) and not build(some, details(most)[-1]).fits:
+            continue  # not even with the least detail, so not with more
         small = fitting(lambda detail, some=some: build(some, detail), most)  # type: ignore[misc]
         if small is not None:
             return small
@@ -163,7 +160,7 @@ class _LayerView:
                 if (m, d) == (method, display)
             )
             or 1.0
-            for _, method, display in self.maps
+            for method, display in {key[1:] for key in self.maps}
         }
         self.rectangle = _rectangle(layer, self.shape, size)
 

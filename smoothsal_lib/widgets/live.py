@@ -12,9 +12,7 @@ from torch import nn
 
 from smoothsal_lib.datasets.photos import load_photo, photo_names
 from smoothsal_lib.fixes import Fix
-from smoothsal_lib.layers import check_output
-from smoothsal_lib.models import DOWNLOADED, EMBEDDED, category, classifiers, load_model
-from smoothsal_lib.state import preserved
+from smoothsal_lib.models import DOWNLOADED, EMBEDDED, category, class_probabilities, classifiers, load_model
 from smoothsal_lib.widgets.layers import METHODS, Name, layer_explorer
 
 if TYPE_CHECKING:
@@ -147,11 +145,9 @@ class _Live:
         try:
             x, self.photo = load_photo(self.picture.value, size)
             self.x = x.to(place)
-            with preserved(self.model), torch.no_grad():
-                logits = check_output(self.model(self.x.clone()))[0]
+            chances = class_probabilities(self.model, self.x)[0]
         except (TypeError, ValueError, RuntimeError) as error:
             return self.say(str(error), wrong=True)
-        chances = logits.softmax(0) if len(logits) > 1 else logits.sigmoid()
         best = chances.topk(min(CLASSES, len(chances)))
         options = [
             (f"{category(self.model, target)} ({chance:.0%})", target)
@@ -189,7 +185,4 @@ class _Live:
         weight = "bold" if wrong else "normal"
         self.status.value = f'<span role="status" style="font-weight: {weight}">{escape(text)}</span>'
         if wrong:
-            from IPython.display import clear_output
-
-            with self.output:
-                clear_output()
+            self.output.clear_output()

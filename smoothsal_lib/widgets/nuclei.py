@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from skimage.measure import approximate_polygon, find_contours
 from torch import Tensor
 
+from smoothsal_lib import plot
 from smoothsal_lib.nuclei import Nucleus
 from smoothsal_lib.widgets import explorer
 from smoothsal_lib.widgets.explorer import Explorer, address
@@ -49,19 +50,14 @@ def nuclei_ranking(
         ValueError: for labels of another shape than the photograph, no rankings, rankings of different nuclei, nuclei
             that the labels lack, or more than ``SIZE_LIMIT`` bytes.
     """
-    numbers = np.asarray(labels.cpu())
-    if photo.dtype != np.uint8 or photo.ndim != 3 or numbers.shape != photo.shape[:2]:
-        raise ValueError(f"expected labels {photo.shape[:2]}, as the photograph (H, W, 3), got {numbers.shape}")
     if not rankings or not all(rankings.values()):
         raise ValueError("expected rankings by name, each with its nuclei, got none")
     ranked = [sorted(one.label for one in some) for some in rankings.values()]
     if any(some != ranked[0] for some in ranked):
         raise ValueError(f"the rankings {', '.join(rankings)} are not of the same nuclei")
-    lacking = sorted(set(ranked[0]) - set(np.unique(numbers).tolist()))
-    if lacking:
-        raise ValueError(f"the labels have no nucleus {lacking[0]}: expected those that the nuclei were ranked with")
     place = {label: i for i, label in enumerate(ranked[0])}
     first = next(iter(rankings.values()))
+    numbers = plot._numbered(photo, labels, first)
     areas = {one.label: one.area_um2 or float(one.area) for one in first}
     data = {
         "photo": address(photo, QUALITY),
@@ -78,7 +74,7 @@ def nuclei_ranking(
         "start": max(1, min(start, len(first))),
     }
     made = Explorer("nuclei", "Nuclei ranked by saliency: choose a ranking and how many of the first to outline.", data)
-    if len(made.html.encode()) > explorer.SIZE_LIMIT:
+    if not made.fits:
         raise ValueError(f"{len(first)} nuclei take more than {explorer.SIZE_LIMIT:,} bytes: give a smaller picture")
     return made
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from smoothsal_lib import plot
-from smoothsal_lib.widgets import explorer
 from smoothsal_lib.widgets.explorer import Explorer, packed
 
 COLOURS = 256
@@ -135,12 +134,11 @@ def details(most: int) -> list[Detail]:
 
 def fitting(build: Callable[[Detail], Explorer], most: int) -> Explorer | None:
     """The first explorer that has at most ``SIZE_LIMIT`` bytes, of those made with less and less detail; or none."""
-    candidates: Iterator[Explorer] = map(build, details(most))
-    return next((one for one in candidates if len(one.html.encode()) <= explorer.SIZE_LIMIT), None)
+    return next((one for one in map(build, details(most)) if one.fits), None)
 
 
-def photograph(photo: NDArray[np.uint8], pale: bool = False) -> NDArray[np.uint8]:
-    """A photograph (H, W, 3) as large as an explorer shows it; pale and grey, so that colours read on dark parts, too.
+def pale_photograph(photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A photograph (H, W, 3) as large as an explorer shows it, and as :func:`smoothsal_lib.plot.overlay` pales it.
 
     Raises:
         ValueError: for anything else than (H, W, 3) uint8.
@@ -150,7 +148,4 @@ def photograph(photo: NDArray[np.uint8], pale: bool = False) -> NDArray[np.uint8
         raise ValueError(f"expected the photograph as (H, W, 3) uint8, got {what}")
     image = Image.fromarray(photo)
     image.thumbnail((LARGEST_PHOTO, LARGEST_PHOTO))
-    if not pale:
-        return np.asarray(image)
-    grey = 255 * 0.35 + 0.55 * np.asarray(image, dtype=np.float64).mean(-1)
-    return np.asarray(np.round(grey), dtype=np.uint8)
+    return np.asarray(np.round(255 * plot._pale(np.asarray(image))[..., 0]), dtype=np.uint8)

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from smoothsal_lib.capture import check_target
 from smoothsal_lib.layers import check_images
 from smoothsal_lib.metrics.faithfulness import Curves, baseline_images, deletion, insertion, ranking
-from smoothsal_lib.models import category
+from smoothsal_lib.models import category, class_probabilities
 from smoothsal_lib.plot import in_colours
-from smoothsal_lib.state import preserved
 from smoothsal_lib.widgets import explorer
 from smoothsal_lib.widgets.explorer import Explorer, address, packed
 
@@ -59,8 +59,7 @@ def insertion_player(
         raise ValueError("expected maps by name, got none")
     if not 1 <= steps <= 254:
         raise ValueError(f"steps = {steps} is not between 1 and 254")
-    with preserved(model), torch.no_grad():
-        target = int(model(x).argmax(1)) if target is None else target
+    target = int(check_target(target, class_probabilities(model, x)))
     curves = {
         "insertion": insertion(model, x, maps, target, steps, GAMES["insertion"], activation),
         "deletion": deletion(model, x, maps, target, steps, GAMES["deletion"], activation),
@@ -83,7 +82,7 @@ def insertion_player(
         "class": category(model, target),
     }
     made = Explorer("player", f"Insertion and deletion for {data['class']}: choose a map and a step.", data)
-    if len(made.html.encode()) > explorer.SIZE_LIMIT:
+    if not made.fits:
         raise ValueError(f"{len(maps)} maps take more than {explorer.SIZE_LIMIT:,} bytes: leave out some")
     return made
 
