@@ -68,7 +68,7 @@ def entries() -> dict[str, Any]:
     """``{full name: object}`` of everything that has an entry; a name given in a block goes before a module's rest."""
     found: dict[str, Any] = {}
     for module, names in blocks():
-        for name in set(names) - {"-"}:
+        for name in (name for name in names if name != "-"):
             found[f"{module}.{name}"] = getattr(importlib.import_module(module), name)
     given = {id(value) for value in found.values()}
     for path, names in blocks():

@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import zipfile
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from browser import chromium, visiting
 from networks import NETWORKS, build
 from PIL import Image
 from torch import Tensor, nn
@@ -35,10 +38,25 @@ def reference() -> Tensor:
     return torch.randn(3, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests share a process, which makes what they share once; so do all that need the executed book."""
+    for item in items:
+        executed = "executed" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("book" if executed else str(item.path)))
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """The same random numbers in every run, whichever tests ran before."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def visit() -> Iterator[partial]:
+    """``with visit(width) as visited:`` gives a page that may complain of nothing and ask nobody."""
+    with chromium() as browser:
+        yield partial(visiting, browser)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pytest
-from browser import chromium, set_slider, visiting
+from browser import set_slider
 from matplotlib.colors import to_rgb
 from skimage.color import deltaE_ciede2000, rgb2lab
 
@@ -148,13 +148,13 @@ def test_counts_can_be_read_on_their_squares(case):
             assert contrast(text.get_color(), square) >= TEXT, text.get_text()
 
 
-def test_counts_and_taps_of_the_explorer_can_be_read(tmp_path):
+def test_counts_and_taps_of_the_explorer_can_be_read(visit, tmp_path):
     pairs = """[...document.querySelectorAll('svg g')].map(
       (g) => ['rect', 'text'].map((part) => getComputedStyle(g.querySelector(part)).fill))"""
     path = tmp_path / "taps.html"
     widgets.taps().save(path)
     found = set()
-    with chromium() as browser, visiting(browser) as visited:
+    with visit() as visited:
         page = visited.open(path)
         for kernel in range(7):
             set_slider(page, "kernel", kernel)

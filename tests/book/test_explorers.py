@@ -11,7 +11,6 @@ from threading import Thread
 
 import build
 import pytest
-from browser import chromium, visiting
 from bs4 import BeautifulSoup
 
 PHONE, DESKTOP = 390, 1300
@@ -44,12 +43,6 @@ def served(site: Path) -> Iterator[str]:
     Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def visit() -> Iterator[partial]:
-    with chromium() as browser:
-        yield partial(visiting, browser)
 
 
 def state(root) -> tuple[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import build
 import nbformat
 import pytest
 import slides
-from browser import chromium, visiting
 from bs4 import BeautifulSoup
 
 from smoothsal_lib.widgets import quiz, taps
@@ -61,12 +59,11 @@ def decks(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def visit() -> Iterator[partial]:
-    """``with visit() as visited:`` gives a page that may complain of nothing and ask nobody."""
+def visit(visit) -> partial:
+    """The same, as wide as a slide."""
     if slides.fetched() is None:
         pytest.skip("no npm on this machine, or it cannot reach its registry")
-    with chromium() as browser:
-        yield partial(visiting, browser, 1280)
+    return partial(visit, 1280)
 
 
 def soup(decks: Path, name: str) -> BeautifulSoup:
