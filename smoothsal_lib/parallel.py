@@ -45,7 +45,7 @@ class Team:
         return items[self.rank :: self.size]
 
     def part(self, count: int) -> slice:
-        """This process's part of a batch of ``count``: contiguous, in the order of ranks, none longer by more than 1."""
+        """This process's part of a batch of ``count``: contiguous, in the order of ranks, as equal as can be."""
         first, last = (count * edge // self.size for edge in (self.rank, self.rank + 1))
         return slice(first, last)
 
