@@ -147,18 +147,33 @@ def check_target(target: Target, logits: Tensor) -> Tensor:
         TypeError: for anything but integers.
         ValueError: for a class that the network does not have, or a count other than 1 or N.
     """
-    if target is None:
+    n, classes = logits.shape
+    given = as_labels(target, n)
+    if given is None:
         return logits.detach().argmax(1)
+    unknown = given[(given < 0) | (given >= classes)].tolist()
+    if unknown:
+        raise ValueError(f"no class {unknown[0]}: this network has classes 0 to {classes - 1}")
+    return given.to(logits.device, non_blocking=True)
+
+
+def as_labels(target: Target, n: int) -> Tensor | None:
+    """The classes that a caller gives for ``n`` images as (N,) int64; ``None`` stays, for those that are predicted.
+
+    They stay where they are, so that looking at those that the caller has at hand does not wait for a GPU.
+
+    Raises:
+        TypeError: for anything but integers.
+        ValueError: for a count other than 1 or N.
+    """
+    if target is None:
+        return None
     try:
-        given = torch.as_tensor(target, device=logits.device)
+        given = torch.as_tensor(target)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"expected the target as an integer or one an image, got {target!r:.80}") from None
     if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
         raise TypeError(f"expected integer class labels as target, got {given.flatten().tolist()[:3]} ({given.dtype})")
-    n, classes = logits.shape
     if given.ndim > 1 or (given.ndim == 1 and len(given) != n):
         raise ValueError(f"expected one target or {n} of them, one an image, got shape {tuple(given.shape)}")
-    unknown = given[(given < 0) | (given >= classes)].flatten().tolist()
-    if unknown:
-        raise ValueError(f"no class {unknown[0]}: this network has classes 0 to {classes - 1}")
     return given.long().expand(n).contiguous()

@@ -11,11 +11,21 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from smoothsal_lib.capture import Capture, Layers, Target, capture, check_target, logits_of, record_activations
+from smoothsal_lib.capture import (
+    Capture,
+    Layers,
+    Target,
+    as_labels,
+    capture,
+    check_target,
+    logits_of,
+    record_activations,
+)
 from smoothsal_lib.contributions import NAMED, ExtractAggregate, extract_aggregate, fed, weight_contributions
 from smoothsal_lib.fixes import Fix, smoothed
 from smoothsal_lib.layers import as_baseline, check_images, resolve
 from smoothsal_lib.lrp import relevance_network
+from smoothsal_lib.memory import Portions, check_size
 from smoothsal_lib.meta import MetaStep, as_step, capture_stepped, stepped
 from smoothsal_lib.regions import Region, as_region, over_region
 from smoothsal_lib.rules import Deconvnet, DeepLift, GuidedBackprop
@@ -36,6 +46,7 @@ def explain(
     sampling: str | Sampling | None = None,
     meta: float | MetaStep | None = None,
     region: Region | None = None,
+    chunk: int | None = None,
 ) -> dict[str, Tensor]:
     """Attribute the score of a class to the units of every chosen layer.
 
@@ -93,6 +104,8 @@ def explain(
             :class:`smoothsal_lib.MetaStep`.
         region: for a dense network, the part of the picture whose mean logit of the class is the score: booleans or
             weights, (H, W) for all pictures or (N, H, W), see :func:`smoothsal_lib.over_region`.
+        chunk: pictures at a time, which bounds the memory of a pass; the result is the same. ``None`` takes all at
+            once. Either is halved where the device has no memory for it, down to one picture.
 
     Returns:
         ``{layer name: attribution (N, C, H, W)}`` in forward order for ``"all"``, else in the order given. Detached.
@@ -102,28 +115,61 @@ def explain(
             method that the layer or network does not allow, a dense network without a region, or any other with one.
         NotImplementedError: for ``deeplift`` on a network that calls a function without a rule.
         ModuleNotFoundError: for ``lrp`` without zennit.
+        MemoryError: where the device has no memory for one picture.
     """
     run = as_method(method)
     sampling = as_sampling(sampling)
     step = as_step(meta)
     if not isinstance(steps, int) or steps < 1:
         raise ValueError(f"expected a whole number of steps, at least 1, got {steps!r}")
+    if method == "smooth_grad_cam++":
+        sampling = sampling or SmoothGrad()
     check_images(x, model)
+    portions = Portions(
+        check_size("chunk", chunk),
+        f"{x.device} has no memory for one picture of {x.shape[2]} x {x.shape[3]} pixels: name fewer layers, or take a "
+        "smaller picture",
+    )
     with torch.inference_mode(False), smoothed(model, fix):
         x = x.clone() if x.is_inference() else x.detach()
         regions = None if region is None else as_region(region, len(x))
-        look = _Look(model, x, target, layers, as_baseline(baseline, x), steps, regions)
-        if sampling is None and step is None and method != "smooth_grad_cam++":
-            with look.scored():
-                return run(look)
-        # The class is that of the picture as it is, whatever noise or learning does to it.
         names = "all" if isinstance(layers, str) and layers == "all" else resolve(model, layers)
+        look = _Look(model, x, as_labels(target, len(x)), names, as_baseline(baseline, x), steps, regions)
+
+        def explained(some: slice) -> Attributions:
+            nonlocal look
+            noise = None if sampling is None else sampling.of(some, len(x))
+            found = _explained(look.part(some), method, run, noise, step)
+            look = replace(look, layers=list(found))  # what "all" means is found out only once
+            return found
+
+        parts = [found for _, found in portions.each(explained, len(x))]
+    return _joined(parts)
+
+
+def _explained(
+    look: _Look, method: str | ExtractAggregate, run: Run, sampling: Sampling | None, step: MetaStep | None
+) -> Attributions:
+    """The attributions of one look, or of as many as ``sampling`` takes, after the inner step if there is one."""
+    if sampling is None and step is None:
         with look.scored():
-            logits = logits_of(model, x)
-        look = replace(look, target=check_target(target, logits), layers=names)
-        if method == "smooth_grad_cam++":
-            return _smooth_grad_cam_plus_plus(look, sampling or SmoothGrad(), step)
-        return _learnt(look, run, step) if sampling is None else _sampled(look, run, sampling, step)
+            return run(look)
+    # The class is that of the picture as it is, whatever noise or learning does to it.
+    with look.scored():
+        logits = logits_of(look.model, look.x)
+    look = replace(look, target=check_target(look.target, logits))
+    if sampling is None:
+        return _learnt(look, run, step)
+    if method == "smooth_grad_cam++":
+        return _smooth_grad_cam_plus_plus(look, sampling, step)
+    return _sampled(look, run, sampling, step)
+
+
+def _joined(parts: list[Attributions]) -> Attributions:
+    """The attributions of all pictures, from those of some each, which are used up: only one layer is held twice."""
+    if len(parts) == 1:
+        return parts[0]
+    return {name: torch.cat([part.pop(name) for part in parts]) for name in list(parts[0])}
 
 
 @dataclass(frozen=True)
@@ -133,7 +179,7 @@ class _Look:
     Attributes:
         model: the network.
         x: images (N, C, H, W).
-        target: the class to explain.
+        target: (N,) int64, the classes to explain; ``None`` for those predicted.
         layers: where.
         baseline: (N, C, H, W), what DeepLift and integrated gradients compare with.
         steps: of integrated gradients.
@@ -143,8 +189,8 @@ class _Look:
 
     model: nn.Module
     x: Tensor
-    target: Target
-    layers: Layers
+    target: Tensor | None
+    layers: str | list[str]
     baseline: Tensor
     steps: int
     regions: Tensor | None = None
@@ -153,6 +199,12 @@ class _Look:
     def scored(self) -> AbstractContextManager[None]:
         """The context in which the network has one score a class for each of these pictures."""
         return nullcontext() if self.regions is None else over_region(self.model, self.regions)
+
+    def part(self, some: slice) -> _Look:
+        """The same look at some of the pictures."""
+        target = self.target[some] if isinstance(self.target, Tensor) else None
+        regions = None if self.regions is None else self.regions[some]
+        return replace(self, x=self.x[some], target=target, baseline=self.baseline[some], regions=regions)
 
     def at(self, x: Tensor, which: Tensor) -> _Look:
         """The same look at other pictures: ``x[i]`` takes the place of picture ``which[i]``, its target and all."""
@@ -218,7 +270,7 @@ def _learnt(look: _Look, run: Run, step: MetaStep | None) -> Attributions:
             else:
                 with stepped(look.model, single.x, single.target, step.rate):
                     parts.append(run(single))
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return _joined(parts)
 
 
 def _times(found: Capture) -> Attributions:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from smoothsal_lib.capture import check_target
 from smoothsal_lib.layers import check_images, check_output
+from smoothsal_lib.memory import Portions
 from smoothsal_lib.metrics.fidelity import probabilities
 from smoothsal_lib.regions import check_one_region
 from smoothsal_lib.state import preserved
@@ -47,7 +48,8 @@ def rise(
         cells: cells along each side of the grid.
         keep: probability that a cell is seen.
         seed: of the masks. They do not touch the global random state, and are the same on every device.
-        batch: masked images a forward pass; the result does not depend on it (beyond rounding).
+        batch: masked images a forward pass, halved where the device has no memory for them; the result does not depend
+            on it (beyond rounding).
 
     Returns:
         (N, 1, H, W): an attribution with a single channel, so that ``{"rise": rise(...)}`` goes wherever the result of
@@ -56,6 +58,7 @@ def rise(
     Raises:
         TypeError, ValueError: for bad images or targets; for counts that are no whole numbers or below 1, more cells
             than pixels along a side, or a ``keep`` that does not lie between 0 and 1.
+        MemoryError: where the device has no memory for one picture.
     """
     check_images(x, model)
     check_one_region(model)
@@ -69,17 +72,23 @@ def rise(
     # In half precision, or under autocast, a thousand terms are still added in 32 bits.
     precision = torch.promote_types(x.dtype, torch.float32)
     total = torch.zeros(len(x), *x.shape[2:], dtype=precision, device=x.device)
+    portions = Portions(batch, f"{x.device} has no memory for one picture of {x.shape[2]} x {x.shape[3]} pixels")
     with preserved(model):
         # Copies, because a network may begin with an in-place operation.
-        logits = torch.cat([check_output(model(part.clone())) for part in x.split(batch)])
+        parts = portions.each(lambda some: check_output(model(x[some].clone())), len(x))
+        logits = torch.cat([found for _, found in parts])
         classes = check_target(target, logits)
         activation = "softmax" if logits.shape[1] > 1 else "sigmoid"
         for seen in _masks(masks, max(1, batch // len(x)), cells, keep, x, seed):
-            for of, some in zip(torch.arange(len(x)).split(batch), x.split(batch), strict=True):
-                masked = (some[:, None] * seen.to(x.dtype)).flatten(0, 1)
-                found = probabilities(model(masked).to(precision), activation).view(len(some), len(seen), -1)
-                scores = found.gather(2, classes[of, None, None].expand(-1, len(seen), 1))[..., 0]
-                total[of] += torch.einsum("nk,khw->nhw", scores, seen[:, 0])
+            pairs = torch.arange(len(x) * len(seen), device=x.device)
+
+            def score(some: slice, seen: Tensor = seen, pairs: Tensor = pairs) -> Tensor:
+                picture, mask = pairs[some] // len(seen), pairs[some] % len(seen)
+                logits = model(x[picture] * seen[mask].to(x.dtype))
+                return probabilities(logits.to(precision), activation).gather(1, classes[picture, None])[:, 0]
+
+            scores = torch.cat([found for _, found in portions.each(score, len(pairs))])
+            total += torch.einsum("nk,khw->nhw", scores.view(len(x), -1), seen[:, 0])
     return (total / (masks * keep)).to(x.dtype)[:, None]
 
 

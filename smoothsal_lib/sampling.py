@@ -14,7 +14,8 @@ import abc
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import ClassVar, TypeVar
 
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from smoothsal_lib.layers import as_baseline
+from smoothsal_lib.memory import Portions
 from smoothsal_lib.state import replaced
 
 Key = TypeVar("Key", bound=Hashable)
@@ -52,6 +54,10 @@ class Sampling(abc.ABC):
     def networks(self, model: nn.Module) -> Iterator[AbstractContextManager[None]]:
         """The networks that look, as contexts in which ``model`` is one of them; all count alike."""
         yield nullcontext()
+
+    def of(self, some: slice, n: int) -> Sampling:
+        """The same for some of ``n`` images: what is set image by image goes with them."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -169,6 +175,10 @@ class AdaptGrad(SmoothGrad):
         sigma = room / (math.sqrt(2) * torch.erfinv(confidence).item())
         return sigma if math.isinf(self.noise) else torch.minimum(sigma, super().spread(x))
 
+    def of(self, some: slice, n: int) -> AdaptGrad:
+        """The same, with the bounds of these images."""
+        return replace(self, low=_of(self.low, some, n), high=_of(self.high, some, n))
+
 
 @dataclass(frozen=True)
 class NoiseGrad(Sampling):
@@ -273,6 +283,10 @@ class Path(Sampling):
             share = (0.5 if step in (0, self.steps) else 1.0) / self.steps
             yield share, baseline + (x - baseline) * (step / self.steps)
 
+    def of(self, some: slice, n: int) -> Path:
+        """The same, from the baselines of these images."""
+        return replace(self, baseline=_of(self.baseline, some, n))
+
 
 SAMPLINGS: dict[str, type[Sampling]] = {
     "smoothgrad": SmoothGrad,
@@ -335,33 +349,27 @@ def sample(model: nn.Module, x: Tensor, sampling: Sampling, attribute: Attribute
     """
     found: dict[Key, _Running] = {}
     at_once = max(1, sampling.batch // len(x))
+    portions = Portions(at_once, f"not enough memory for one look at {len(x)} images of {tuple(x.shape[1:])}")
     for number, network in enumerate(sampling.networks(model)):
         with network:
             looks = iter(sampling.images(x, number))
             while chunk := list(islice(looks, at_once)):
-                for shares, attributions in _attributed(chunk, attribute):
+                run = partial(_attributed, attribute, chunk)
+                for some, attributions in portions.each(run, len(chunk)):
+                    shares = [share for share, _ in chunk[some]]
                     for key, values in attributions.items():
                         running = found.setdefault(key, _Running(sampling.statistic))
                         running.add(shares, values.unflatten(0, (len(shares), len(x))))
     return {key: running.result() for key, running in found.items()}
 
 
-def _attributed(
-    chunk: list[tuple[float, Tensor]], attribute: Attribute[Key]
-) -> Iterator[tuple[list[float], Mapping[Key, Tensor]]]:
-    try:
-        found = attribute(torch.cat([images for _, images in chunk]))
-    except torch.cuda.OutOfMemoryError:
-        if len(chunk) == 1:
-            raise
-        found = None  # outside the handler, which would keep the failed pass alive
-    if found is not None:
-        yield [share for share, _ in chunk], found
-        return
-    torch.cuda.empty_cache()
-    middle = len(chunk) // 2
-    for half in (chunk[:middle], chunk[middle:]):
-        yield from _attributed(half, attribute)
+def _attributed(attribute: Attribute[Key], chunk: list[tuple[float, Tensor]], some: slice) -> Mapping[Key, Tensor]:
+    return attribute(torch.cat([images for _, images in chunk[some]]))
+
+
+def _of(given: Tensor | float | None, some: slice, n: int) -> Tensor | float | None:
+    """What belongs to some of ``n`` images, of a number or a tensor that broadcasts to (N, C, H, W)."""
+    return given[some] if isinstance(given, Tensor) and given.ndim == 4 and len(given) == n else given
 
 
 class _Running:
