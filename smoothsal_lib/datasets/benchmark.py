@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from torchvision import transforms
 from torchvision.datasets import ImageFolder, Imagenette
@@ -179,6 +180,17 @@ def _imagenette(root: Path, size: int, download: bool) -> Benchmark:
     return _from_folder("imagenette", description, found[0] / "val", IMAGENETTE_INDEX, size)
 
 
+def preparation(size: int) -> Callable[[Image], Tensor]:
+    """What turns a photograph into what ImageNet's networks take: the middle, (3, size, size) uint8.
+
+    Args:
+        size: height and width in pixels; the shorter side is resized to 8/7 of it before.
+    """
+    return transforms.Compose(
+        [transforms.Resize(round(size * RESIZED / CROP_SIZE)), transforms.CenterCrop(size), transforms.PILToTensor()]
+    )
+
+
 def _class_folders(folder: Path) -> list[str]:
     """The sub-folders named by a WordNet id, sorted."""
     if not folder.is_dir():
@@ -191,9 +203,7 @@ def _from_folder(name: str, description: str, folder: Path, index_of: dict[str, 
     unknown = [wnid for wnid in dataset.classes if wnid not in index_of]
     if unknown:
         raise ValueError(f"{str(folder)!r} has a folder {unknown[0]!r}, which is no class of {name}")
-    prepare = transforms.Compose(
-        [transforms.Resize(round(size * RESIZED / CROP_SIZE)), transforms.CenterCrop(size), transforms.PILToTensor()]
-    )
+    prepare = preparation(size)
 
     def decode(index: int) -> Tensor:
         return prepare(dataset.loader(dataset.samples[index][0]))
