@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -20,12 +19,13 @@ from tqdm.auto import tqdm
 
 from smoothsal_lib.fixes.base import Fix
 from smoothsal_lib.fixes.least_squares import fit_stage, rows_needed
+from smoothsal_lib.fixes.sources import InMemory, Source, Streamed
 from smoothsal_lib.fixes.stage import Geometry, Stage
 from smoothsal_lib.layers import check_images, require_strided, strided_layers
+from smoothsal_lib.parallel import ALONE, Team
 from smoothsal_lib.state import preserved
 
 FORMAT = "smoothsal-surrogate-1"
-HELD_OUT = 8  # every 8th image is kept out of the fit, to measure the errors on
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,10 @@ def fit_surrogate(
     epochs: int | None = None,
     batch_size: int = 64,
     seed: int = 0,
+    held_out: Tensor | None = None,
     checkpoint: str | Path | None = None,
+    every: int | None = None,
+    team: Team = ALONE,
     progress: bool = True,
 ) -> Surrogate:
     """Fit a surrogate to a network from unlabelled images; the network is left as it was.
@@ -194,83 +197,100 @@ def fit_surrogate(
     rate, and as loss the sum over the layers of the mean absolute difference between a stage's output and the strided
     convolution's, both fed the original network's activation. The paper ran it for 10 epochs of ImageNet.
 
+    Images that do not fit into memory are streamed, from a DataLoader such as
+    :func:`smoothsal_lib.datasets.streams.stream_pictures` makes: it is read anew in every epoch, and no more than a
+    batch of it is held at a time. Beside that, ``"least_squares"`` keeps the activations around each strided layer at
+    as many positions as its regression can use (:func:`rows_needed`), however many images there are; it stops reading
+    when it has them.
+
+    In a team (``torchrun``; see :mod:`smoothsal_lib.parallel`) every process takes its part of each batch, the
+    gradients of the parts are added up, and the regressions are shared out. The result is that of one process.
+
     Args:
         model: the network; it runs in evaluation mode.
-        images: (N, 3, H, W), normalised as the model expects them; or an iterable of such batches, or of tuples that
-            begin with one (a DataLoader). They are gathered in memory, and so are, for ``"least_squares"``, the
-            activations around the strided layers. Every 8th image is kept out of the fit, to measure ``errors``.
+        images: (N, 3, H, W), normalised as the model expects them, or a list of such batches, or of tuples that begin
+            with one: these lie in memory. Or a stream of such batches: anything with a length that can be iterated
+            again and again; in a team, each process's stream gives its own part of every batch.
         layers: names of the strided convolutions to replace; ``None`` for all but the first (see :meth:`Surrogate.of`).
         recipe: ``"least_squares"`` or ``"paper"``.
         epochs: passes of gradient descent over the images; ``None`` for the recipe's own number.
-        batch_size: images a step.
+        batch_size: images a step, of all processes together; a stream's batches are as large as they come.
         seed: of the random start, the order of the images and their mirroring.
+        held_out: (M, 3, H, W), images to measure ``errors`` on, which the fit must not see. ``None`` sets every 8th
+            image aside, if they lie in memory; a stream needs them.
         checkpoint: a file that is written after every epoch; a run that was killed goes on from it and ends as an
-            uninterrupted one would have.
-        progress: whether to show a progress bar.
+            uninterrupted one would have. In a team the leader writes it, and all processes must be able to read it.
+        every: write it also after so many steps of an epoch, for epochs of hours; ``None`` for epochs only.
+        team: the processes that share the work.
+        progress: whether to show a progress bar; in a team the leader shows it.
 
     Returns:
-        The surrogate, with ``errors`` and ``record`` filled in and its weights frozen.
+        The surrogate, with ``errors`` and ``record`` filled in and its weights frozen; the same one in every process.
 
     Raises:
         TypeError: for images that are no tensors, or a model that is no module.
-        ValueError: for an unknown recipe or layer, fewer than 8 images, bad images (:func:`check_images`), a layer
-            that the network does not run, or a checkpoint made with other settings.
+        ValueError: for an unknown recipe or layer, fewer than 8 images, bad images (:func:`check_images`; of a stream,
+            the first batch of an epoch is looked at), a stream without ``held_out``, that can be read only once, or
+            whose length is unknown or wrong, a layer that the network does not run, weights that are no longer finite,
+            or a checkpoint made with other settings.
     """
     if recipe not in RECIPES:
         raise ValueError(f"unknown recipe {recipe!r}: choose {' or '.join(map(repr, RECIPES))}")
+    if every is not None and every < 1:
+        raise ValueError(f"every = {every} is not a number of steps: give 1 or more, or None for whole epochs")
     epochs = RECIPES[recipe].epochs if epochs is None else epochs
-    pictures = _gather(images)
-    if len(pictures) < HELD_OUT:
-        raise ValueError(f"expected at least {HELD_OUT} images, got {len(pictures)}")
-    seen = torch.arange(len(pictures)) % HELD_OUT != HELD_OUT - 1
-    train, held_out = pictures[seen], pictures[~seen]
-    with preserved(model), torch.inference_mode(False), torch.enable_grad():
-        check_images(pictures, model)
+    progress = progress and team.leads
+    with preserved(model), _frozen(model), torch.inference_mode(False), torch.enable_grad():
+        source: Source
+        if isinstance(images, (Tensor, list, tuple)):
+            source = InMemory(images, held_out, batch_size, seed, team)
+            check_images(source.images, model)
+        else:
+            source = Streamed(images, held_out, model, seed, team)
+        check_images(source.held_out, model)
         torch.manual_seed(seed)
         surrogate = Surrogate.of(model, layers)
         settings = {
             "recipe": recipe, "epochs": epochs, "batch_size": batch_size, "seed": seed,
-            "images": len(pictures), "layers": list(surrogate.layers),
+            **source.settings, "layers": list(surrogate.layers),
         }  # fmt: skip
-        run = _Run(surrogate, settings, None if checkpoint is None else Path(checkpoint))
-        if recipe == "least_squares":
-            if run.epoch == 0:
-                _solve(model, surrogate, torch.cat([train, train.flip(-1)]), batch_size, seed, progress)
-            loss = partial(_imitation_loss, model, surrogate)
-        else:
-            loss = partial(_paper_loss, model, surrogate)
-        run.descend(train, loss, progress)
+        run = _Run(surrogate, settings, None if checkpoint is None else Path(checkpoint), team)
+        if recipe == "least_squares" and not run.resumed:
+            run.shown = _solve(model, surrogate, source, batch_size, team, progress)
+            run.save()
+        loss = _imitation_loss if recipe == "least_squares" else _paper_loss
+        run.descend(source, partial(loss, model, surrogate, team), every, progress)
         surrogate.requires_grad_(False)
-        surrogate.errors = stage_errors(model, surrogate, held_out, batch_size)
-    shown = epochs * len(train) + (2 * len(train) if recipe == "least_squares" else 0)
-    surrogate.record = {**settings, "presentations": shown}
+        surrogate.errors = stage_errors(model, surrogate, source.held_out, batch_size)
+    surrogate.record = {**settings, "presentations": run.shown}
     return surrogate
 
 
-def _gather(images: Tensor | Iterable[Any]) -> Tensor:
-    """One tensor (N, C, H, W) from a tensor, or from batches that are tensors or begin with one."""
-    if isinstance(images, Tensor):
-        return images.detach()
-    batches = [batch[0] if isinstance(batch, (tuple, list)) else batch for batch in images]
-    for batch in batches:
-        if not isinstance(batch, Tensor):
-            raise TypeError(f"expected batches that are tensors or begin with one, got {type(batch).__name__}")
-    if not batches:
-        raise ValueError("expected images, got an iterable without any")
-    if len({batch.shape[1:] for batch in batches}) > 1:
-        raise ValueError(f"expected images of one size, got {sorted({tuple(b.shape[1:]) for b in batches})}")
-    return torch.cat(batches).detach()
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Within the context, no gradient reaches the weights: what a backward pass to them would need is not kept."""
+    learning = [weight for weight in model.parameters() if weight.requires_grad]
+    try:
+        for weight in learning:
+            weight.requires_grad_(False)
+        yield
+    finally:
+        for weight in learning:
+            weight.requires_grad_(True)
 
 
-def _observe(model: nn.Module, x: Tensor, names: Sequence[str]) -> tuple[dict[str, tuple[Tensor, Tensor]], Tensor]:
+def _observe(
+    model: nn.Module, x: Tensor, names: Sequence[str], inputs: bool = True
+) -> tuple[dict[str, tuple[Tensor, Tensor]], Tensor]:
     """Run ``model``: ({name: (what the module was fed, what it returned)}, what the model returned).
 
-    Both are copies, since a later layer may overwrite them in place. Of several calls the last one counts.
+    Both are copies, since a later layer may overwrite them in place; without ``inputs``, what the module was fed is not
+    copied and must not be used. Of several calls the last one counts.
     """
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
     def note(name: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        seen[name] = (args[0].clone(), output.clone())
+        seen[name] = (args[0].clone() if inputs else args[0], output.clone())
 
     modules = dict(model.named_modules())
     with ExitStack() as hooks:
@@ -283,56 +303,107 @@ def _observe(model: nn.Module, x: Tensor, names: Sequence[str]) -> tuple[dict[st
     return seen, output
 
 
-def _distance(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Squared distance of (N, C, ...) from a target, relative to the target's from its mean by channel."""
-    spread = theirs - theirs.mean([axis for axis in range(theirs.ndim) if axis != 1], keepdim=True)
-    return (ours - theirs).square().sum() / spread.square().sum().clamp(min=torch.finfo(theirs.dtype).tiny)
+def _taking_part(x: Tensor) -> tuple[Tensor, int]:
+    """A process's part of a batch, and 1; where that is empty, one picture of zeros to compute with, and 0."""
+    return (x, 1) if len(x) else (x.new_zeros(1, *x.shape[1:]), 0)
 
 
-def _paper_loss(model: nn.Module, surrogate: Surrogate, x: Tensor) -> Tensor:
-    """Sum over the layers of the mean absolute difference; stage and convolution are fed the same activation."""
-    with torch.no_grad():
-        seen, _ = _observe(model, x, surrogate.layers)
-    return torch.stack([F.l1_loss(stage(seen[name][0]), seen[name][1]) for name, stage in surrogate.items()]).sum()
+def _distances(pairs: Sequence[tuple[Tensor, Tensor]], weight: int, team: Team) -> Tensor:
+    """The sum over pairs (N, C, ...) of their squared distance, relative to the second's from its mean by channel.
+
+    N counts the batch's pictures in all processes. The numerator is that of this process, times ``weight``, so that
+    adding up over the team gives the whole; the denominator is the whole already.
+    """
+    axes = [[axis for axis in range(theirs.ndim) if axis != 1] for _, theirs in pairs]
+    totals = [weight * theirs.sum(over, keepdim=True) for (_, theirs), over in zip(pairs, axes, strict=True)]
+    counts = [theirs.new_full((1,), weight * theirs.numel() // theirs.shape[1]) for _, theirs in pairs]
+    team.add_up([*totals, *counts])
+    means = [total / count for total, count in zip(totals, counts, strict=True)]
+    spreads = [weight * (theirs - mean).square().sum() for (_, theirs), mean in zip(pairs, means, strict=True)]
+    team.add_up(spreads)
+    return torch.stack(
+        [
+            weight * (ours - theirs).square().sum() / spread.clamp(min=torch.finfo(theirs.dtype).tiny)
+            for (ours, theirs), spread in zip(pairs, spreads, strict=True)
+        ]
+    ).sum()
 
 
-def _imitation_loss(model: nn.Module, surrogate: Surrogate, x: Tensor) -> Tensor:
+def _paper_loss(model: nn.Module, surrogate: Surrogate, team: Team, x: Tensor) -> Tensor:
+    """Sum over the layers of the mean absolute difference; stage and convolution are fed the same activation.
+
+    Of a team's batch, this process's part of that mean.
+    """
+    x, weight = _taking_part(x)
+    count = x.new_full((1,), weight * len(x))
+    team.add_up([count])
+    with _fast(x):
+        with torch.no_grad():
+            seen, _ = _observe(model, x, surrogate.layers)
+        pairs = [(stage(seen[name][0]), seen[name][1]) for name, stage in surrogate.items()]
+    means = [(a.to(x.dtype) - b.to(x.dtype)).abs().sum() / (count[0] * b[0].numel()) for a, b in pairs]
+    return weight * torch.stack(means).sum()
+
+
+def _imitation_loss(model: nn.Module, surrogate: Surrogate, team: Team, x: Tensor) -> Tensor:
     """Sum over the replaced layers, and the network's output, of the relative squared distance to the original.
 
     Here every stage is fed what the *repaired* network computes, so that a later stage learns to make up for the errors
-    of an earlier one. bfloat16 where the processor is fast at it.
+    of an earlier one. Of a team's batch, this process's part of that distance.
     """
-    exact = x.dtype != torch.float32 or not _has_fast_bfloat16(x.device)
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=not exact):
+    x, weight = _taking_part(x)
+    with _fast(x):
         with torch.no_grad():
-            theirs, their_output = _observe(model, x, surrogate.layers)
+            theirs, their_output = _observe(model, x, surrogate.layers, inputs=False)
         with surrogate.repair(model):
-            ours, our_output = _observe(model, x, surrogate.layers)
+            ours, our_output = _observe(model, x, surrogate.layers, inputs=False)
     pairs = [(ours[name][1], theirs[name][1]) for name in surrogate.layers] + [(our_output, their_output)]
-    return torch.stack([_distance(a.to(x.dtype), b.to(x.dtype)) for a, b in pairs]).sum()
+    return _distances([(a.to(x.dtype), b.to(x.dtype)) for a, b in pairs], weight, team)
+
+
+def _fast(x: Tensor) -> torch.autocast:
+    """A context in which float32 networks compute in bfloat16, where the processor is fast at it."""
+    enabled = x.dtype == torch.float32 and _has_fast_bfloat16(x.device)
+    return torch.autocast(x.device.type, torch.bfloat16, enabled=enabled)
 
 
 def _has_fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
 
 
 @torch.no_grad()
-def _solve(model: nn.Module, surrogate: Surrogate, images: Tensor, batch_size: int, seed: int, progress: bool) -> None:
-    """Fit every stage on its own, by :func:`fit_stage`, to the activations of the original network."""
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    seen: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in surrogate.layers}
+def _solve(model: nn.Module, surrogate: Surrogate, source: Source, batch_size: int, team: Team, progress: bool) -> int:
+    """Fit every stage on its own, by :func:`fit_stage`, to the activations of the original network.
+
+    In a team all processes see the same pictures, but each keeps and fits only its share of the stages.
+
+    Returns:
+        How many pictures were shown.
+    """
+    numbered = list(enumerate(surrogate.items()))
+    mine = {name for _, (name, _) in team.share(numbered)}
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in mine}
     missing = {name: rows_needed(stage) for name, stage in surrogate.items()}
-    for indices in tqdm(order.split(batch_size), desc="observe", unit="batch", disable=not progress, leave=False):
-        for name, (x, y) in _observe(model, images[indices], surrogate.layers)[0].items():
-            if missing[name] > 0:
+    shown = 0
+    observed = source.to_observe(batch_size)
+    for batch in tqdm(observed, desc="observe", unit="batch", disable=not progress, leave=False):
+        shown += len(batch)
+        for name, (x, y) in _observe(model, batch, surrogate.layers)[0].items():
+            if missing[name] > 0 and name in mine:
                 seen[name].append((x, y))
-                missing[name] -= y.numel() // y.shape[1]
-    stages = tqdm(list(surrogate.items()), desc="least squares", unit="layer", disable=not progress, leave=False)
-    for name, stage in stages:
+            missing[name] -= y.numel() // y.shape[1]
+        if max(missing.values()) <= 0:
+            break
+    for name, stage in tqdm(
+        [stage for _, stage in team.share(numbered)], "least squares", unit="layer", disable=not progress, leave=False
+    ):
         x, y = (torch.cat(part) for part in zip(*seen.pop(name), strict=True))
         fit_stage(stage, x, y)
+    for number, (_, stage) in numbered:
+        team.take_over(stage.parameters(), number % team.size)
+    return shown
 
 
 @torch.no_grad()
@@ -360,51 +431,79 @@ def stage_errors(
 
 
 class _Run:
-    """Gradient descent on a surrogate that can be killed after any epoch and go on."""
+    """Gradient descent on a surrogate that can be killed after any checkpoint and go on."""
 
-    def __init__(self, surrogate: Surrogate, settings: dict[str, Any], path: Path | None) -> None:
-        self.surrogate, self.settings, self.path, self.epoch = surrogate, settings, path, 0
+    def __init__(self, surrogate: Surrogate, settings: dict[str, Any], path: Path | None, team: Team) -> None:
+        self.surrogate, self.settings, self.path, self.team = surrogate, settings, path, team
+        self.epoch = self.step = self.shown = 0  # the last: presentations, of this process since the last checkpoint
         self.plan = RECIPES[settings["recipe"]]
         self.optimizer = torch.optim.Adam(surrogate.parameters(), lr=self.plan.rate)
-        if path is not None and path.exists():
-            state = torch.load(path, weights_only=True)
+        self.resumed = path is not None and path.exists()
+        if path is not None and self.resumed:
+            state = torch.load(path, weights_only=True, map_location="cpu")
             if state["settings"] != settings:
                 raise ValueError(f"{path} was made with {state['settings']}: use those settings, or remove the file")
-            self.epoch = state["epoch"]
+            self.epoch, self.step, self.shown = state["epoch"], state["step"], state["shown"]
             surrogate.load_state_dict(state["surrogate"])
             self.optimizer.load_state_dict(state["optimizer"])
+        self.unsaved = 0
 
     def save(self) -> None:
-        """Write the checkpoint, in two steps: a kill while writing must not cost the one before."""
-        if self.path is None:
+        """Write the checkpoint, in two steps: a kill while writing must not cost the one before.
+
+        Raises:
+            ValueError: for weights that are not finite, of which no checkpoint is written.
+        """
+        weights = list(self.surrogate.parameters())
+        if not all(bool(weight.isfinite().all()) for weight in weights):
+            raise ValueError(
+                f"the surrogate's weights are no longer finite in epoch {self.epoch + 1}, step {self.step}: look for "
+                "images that are not finite, or not normalised as the model expects them"
+            )
+        tally = torch.tensor([self.unsaved], device=weights[0].device)
+        self.team.add_up([tally])
+        self.shown, self.unsaved = self.shown + int(tally), 0
+        if self.path is None or not self.team.leads:
             return
+        place = {"settings": self.settings, "epoch": self.epoch, "step": self.step, "shown": self.shown}
         state = {"surrogate": self.surrogate.state_dict(), "optimizer": self.optimizer.state_dict()}
         partial_file = self.path.with_suffix(".partial")
-        torch.save({**state, "settings": self.settings, "epoch": self.epoch}, partial_file)
+        torch.save({**place, **state}, partial_file)
         os.replace(partial_file, self.path)
 
-    def descend(self, images: Tensor, loss: Callable[[Tensor], Tensor], progress: bool) -> None:
-        """The remaining epochs. Every one draws its order and its mirrored images from (seed, epoch) alone."""
+    def descend(self, source: Source, loss: Callable[[Tensor], Tensor], every: int | None, progress: bool) -> None:
+        """The remaining epochs, with a checkpoint after each and, in between, after ``every`` so many steps.
+
+        Args:
+            source: what gives the batches.
+            loss: of a part of a batch, such that those of all processes add up to the batch's.
+            every: see :func:`fit_surrogate`.
+            progress: whether to show a bar. The loss is read, for which a GPU has to be waited for, when it is redrawn.
+        """
         weights = list(self.surrogate.parameters())
-        epochs, batch_size = self.settings["epochs"], self.settings["batch_size"]
-        steps = -(-len(images) // batch_size)
-        with tqdm(total=(epochs - self.epoch) * steps, desc="descend", unit="step", disable=not progress) as bar:
+        epochs, steps = self.settings["epochs"], source.steps
+        bar = tqdm(total=epochs * steps, initial=self.epoch * steps + self.step, desc="descend", unit="step",
+                   mininterval=1, disable=not progress)  # fmt: skip
+        with bar:
             while self.epoch < epochs:
-                generator = torch.Generator().manual_seed(self.settings["seed"] * 100_003 + self.epoch)
-                order = torch.randperm(len(images), generator=generator)
-                for step, indices in enumerate(order.split(batch_size)):
-                    left = 1 - (self.epoch * steps + step) / (epochs * steps)
+                for batch in source.epoch(self.epoch, self.step, mirror=self.plan.fading):
+                    left = 1 - (self.epoch * steps + self.step) / (epochs * steps)
                     self.optimizer.param_groups[0]["lr"] = self.plan.rate * (left if self.plan.fading else 1)
-                    batch = images[indices]
-                    if self.plan.fading:
-                        mirrored = torch.rand(len(batch), generator=generator) < 0.5
-                        batch[mirrored] = batch[mirrored].flip(-1)
+                    self.unsaved += len(batch)
+                    if batch.device.type == "cuda":  # tensor cores read the channels of a position in one go
+                        batch = batch.contiguous(memory_format=torch.channels_last)
                     value = loss(batch)
-                    for weight, gradient in zip(weights, torch.autograd.grad(value, weights), strict=True):
+                    gradients = torch.autograd.grad(value, weights)
+                    value = value.detach()
+                    self.team.add_up([*gradients, value])
+                    for weight, gradient in zip(weights, gradients, strict=True):
                         weight.grad = gradient
                     self.optimizer.step()
-                    bar.update()
-                    bar.set_postfix(loss=f"{value.item():.4f}", refresh=False)
-                self.epoch += 1
+                    self.step += 1
+                    if bar.update():
+                        bar.set_postfix(loss=f"{value.item():.4f}", refresh=False)
+                    if every is not None and self.step % every == 0 and self.step < steps:
+                        self.save()
+                self.epoch, self.step = self.epoch + 1, 0
                 self.save()
         self.optimizer.zero_grad()
