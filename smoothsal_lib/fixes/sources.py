@@ -117,7 +117,7 @@ class Streamed:
     def to_observe(self, batch_size: int) -> Iterator[Tensor]:
         """See :class:`Source`. The stream's batches are as large as they come."""
         for part in self._read(0, 0):
-            counts = torch.zeros(self.team.size, device=part.device)
+            counts = torch.zeros(self.team.size)
             counts[self.team.rank] = len(part)
             self.team.add_up([counts])
             last = [int(edge) for edge in counts.cumsum(0)]

@@ -460,7 +460,7 @@ class _Run:
                 f"the surrogate's weights are no longer finite in epoch {self.epoch + 1}, step {self.step}: look for "
                 "images that are not finite, or not normalised as the model expects them"
             )
-        tally = torch.tensor([self.unsaved], device=weights[0].device)
+        tally = torch.tensor([self.unsaved])
         self.team.add_up([tally])
         self.shown, self.unsaved = self.shown + int(tally), 0
         if self.path is None or not self.team.leads:
