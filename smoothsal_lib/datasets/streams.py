@@ -150,6 +150,7 @@ class PictureLoader(DataLoader[tuple[Tensor, int]]):
     """A DataLoader whose every pass is an epoch of its own; made by :func:`stream_pictures`."""
 
     batch_sampler: Batches
+    dataset: Folder | Shards
 
     def begin(self, epoch: int, step: int = 0) -> None:
         """The next pass is epoch number ``epoch``, from its batch number ``step`` on, and so until told otherwise."""

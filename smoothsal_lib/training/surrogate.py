@@ -1,11 +1,14 @@
-"""Fit a surrogate to an embedded network and measure it, or compare the two recipes.
+"""Fit a surrogate to a network and measure it, or compare the two recipes.
 
 python -m smoothsal_lib.training.surrogate --data FOLDER --out data
 python -m smoothsal_lib.training.surrogate --model tissue_resnet --out data
 python -m smoothsal_lib.training.surrogate --data FOLDER --out data --compare
+torchrun -m smoothsal_lib.training.surrogate --model resnet34 --images-from TRAIN --held-out-from VAL --out FOLDER
 
 The first two write the weights, a model card and ``results/NAME_surrogate.json``; they can be killed and started again.
-The last fits by both recipes, writes ``results/surrogate_recipes.json`` and leaves the weights alone.
+The third fits by both recipes, writes ``results/surrogate_recipes.json`` and leaves the weights alone. The last fits to
+pictures of your own, read from class folders or tar shards (:mod:`smoothsal_lib.datasets.streams`), for any network
+that ``load_model`` knows; it writes weights and record. ``torchrun`` shares the work of each among processes.
 """
 
 from __future__ import annotations
@@ -20,15 +23,19 @@ import torch
 from torch import Tensor, nn
 
 from smoothsal_lib.datasets import tiny_imagenet
-from smoothsal_lib.fixes.surrogate import Surrogate, fit_surrogate
+from smoothsal_lib.datasets.benchmark import CROP_SIZE
+from smoothsal_lib.datasets.streams import stream_pictures
+from smoothsal_lib.fixes.surrogate import RECIPES, Surrogate, fit_surrogate
 from smoothsal_lib.metrics.detection import auc
 from smoothsal_lib.metrics.fidelity import agreement, prediction_difference
 from smoothsal_lib.models import load_model, normalize
+from smoothsal_lib.parallel import ALONE, Team, joined
 from smoothsal_lib.record import provenance
 from smoothsal_lib.training import detector
 from smoothsal_lib.training.fidelity import all_logits, measure
 
 MODULE = "smoothsal_lib.training.surrogate"
+HELD_OUT = 256  # pictures of --held-out-from that errors and fidelity are measured on
 DATA = {
     "tiny_resnet": "tiny-imagenet-100: training split to fit, validation to measure",
     "tissue_resnet": "generated tissue: patches it was trained on to fit, other patients to measure",
@@ -160,7 +167,67 @@ def write_card(name: str, surrogate: Surrogate, record: dict[str, Any], out: Pat
     (out / f"{name}_surrogate.md").write_text(card)
 
 
-def compare(model: nn.Module, arguments: argparse.Namespace) -> dict[str, dict]:
+def fit_to_stream(name: str, model: nn.Module, arguments: argparse.Namespace, team: Team) -> Surrogate:
+    """Fit to pictures of the user's own, as the options of the command line have it; write weights and record."""
+    others = stream_pictures(arguments.held_out_from, size=arguments.size).dataset
+    pictures = torch.stack([others[number][0] for number in tiny_imagenet.evenly(len(others), HELD_OUT)])
+    loader = stream_pictures(
+        arguments.images_from,
+        batch_size=arguments.batch_size,
+        size=arguments.size,
+        images=arguments.images,
+        seed=arguments.seed,
+        workers=arguments.workers,
+        team=team,
+    )
+    checkpoint = arguments.out / f"{name}_surrogate.checkpoint.pt"
+    started = time.perf_counter()
+    surrogate = fit_surrogate(
+        model,
+        loader,
+        recipe=arguments.recipe,
+        epochs=arguments.epochs,
+        batch_size=arguments.batch_size,
+        seed=arguments.seed,
+        held_out=normalize(pictures.float() / 255).to(next(model.parameters()).device),
+        checkpoint=checkpoint,
+        every=arguments.every,
+        team=team,
+    )
+    seconds = time.perf_counter() - started
+    if team.leads:
+        surrogate.half().float()  # as it is stored
+        original, repaired = (all_logits(model, pictures, fix, arguments.batch_size) for fix in (None, surrogate))
+        record = {
+            **provenance(f"{MODULE} {_options(arguments)}", next(model.parameters()).device, team.size),
+            "model": arguments.model,
+            **surrogate.record,
+            "images": loader.batch_sampler.count,
+            "size": arguments.size,
+            "seconds": seconds,
+            "agreement": agreement(original, repaired).double().mean().item(),
+            "prediction_difference": prediction_difference(original, repaired).double().mean().item(),
+            "errors": surrogate.errors,
+        }
+        surrogate.save(arguments.out / f"{name}_surrogate.safetensors", torch.float16)
+        (arguments.out / "results" / f"{name}_surrogate.json").write_text(json.dumps(record, indent=1) + "\n")
+        checkpoint.unlink(missing_ok=True)
+        print({key: value for key, value in record.items() if isinstance(value, (int, float))})
+    return surrogate
+
+
+def _options(arguments: argparse.Namespace) -> str:
+    """What decides the outcome of :func:`fit_to_stream`; folders stand without what lies above them."""
+    epochs = "" if arguments.epochs is None else f" --epochs {arguments.epochs}"
+    return (
+        f"--model {arguments.model} --images-from {Path(arguments.images_from).name} "
+        f"--held-out-from {Path(arguments.held_out_from).name} --recipe {arguments.recipe}{epochs} "
+        f"--images {'all' if arguments.images is None else arguments.images} --size {arguments.size} "
+        f"--batch-size {arguments.batch_size} --seed {arguments.seed}"
+    )
+
+
+def compare(model: nn.Module, arguments: argparse.Namespace, team: Team = ALONE) -> dict[str, dict]:
     """One row a recipe: ours with and without its gradient descent, and the paper's."""
     name = arguments.model
     few, paper = (
@@ -176,18 +243,26 @@ def compare(model: nn.Module, arguments: argparse.Namespace) -> dict[str, dict]:
     for title, (images, options) in fits.items():
         checkpoint = arguments.out / f"surrogate_{len(rows)}.checkpoint.pt"
         _, rows[title] = fit_and_measure(
-            name, model, images, arguments.data, seed=arguments.seed, checkpoint=checkpoint, **options
+            name, model, images, arguments.data, seed=arguments.seed, checkpoint=checkpoint, team=team, **options
         )
         checkpoint.unlink(missing_ok=True)
         print(title, {key: value for key, value in rows[title].items() if isinstance(value, (int, float))})
     return rows
 
 
+def _number(text: str) -> int | None:
+    return None if text == "all" else int(text)
+
+
 def main(argv: list[str] | None = None) -> None:
     """The command line; ``--help`` lists the options."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", choices=tuple(DATA), default="tiny_resnet")
-    parser.add_argument("--images", type=int, default=512, help="how many pictures of the training split to fit to")
+    parser.add_argument(
+        "--model", default="tiny_resnet", help=f"{', '.join(DATA)}; with --images-from any that load_model knows"
+    )
+    parser.add_argument(
+        "--images", type=_number, default=512, help="how many pictures to fit to, evenly spread; all with --images-from"
+    )
     parser.add_argument(
         "--data", type=Path, help="folder with tiny-imagenet-100, or with GlaS (default: $SMOOTHSAL_DATA)"
     )
@@ -196,31 +271,60 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--compare", action="store_true", help="compare the recipes instead")
     parser.add_argument("--paper-images", type=int, default=512, help="pictures for the paper's recipe in --compare")
+    own = parser.add_argument_group("pictures of your own")
+    own.add_argument("--images-from", metavar="SOURCE", help="class folders, or tar shards: train-{000000..000146}.tar")
+    own.add_argument("--held-out-from", metavar="SOURCE", help=f"others, of which {HELD_OUT} measure the result")
+    own.add_argument("--recipe", choices=tuple(RECIPES), default="least_squares")
+    own.add_argument("--epochs", type=int, help="passes of gradient descent (default: the recipe's)")
+    own.add_argument("--size", type=int, default=CROP_SIZE, help="height and width in pixels")
+    own.add_argument("--batch-size", type=int, default=64, help="pictures a step, of all processes together")
+    own.add_argument("--workers", type=int, default=2, help="that decode pictures, for each process")
+    own.add_argument("--every", type=int, default=1000, help="steps between two checkpoints within an epoch")
     arguments = parser.parse_args(argv)
-    model = load_model(arguments.model).to(arguments.device)
+    if (arguments.images_from is None) != (arguments.held_out_from is None):
+        parser.error("--images-from and --held-out-from belong together: the errors are measured on unseen pictures")
+    if arguments.images_from is None and arguments.model not in DATA:
+        parser.error(f"no pictures for {arguments.model!r}: give --images-from, or choose {', '.join(DATA)}")
+    if arguments.images_from is None and arguments.images is None:
+        parser.error("--images all is for --images-from: give a number")
     (arguments.out / "results").mkdir(parents=True, exist_ok=True)
+    with joined(arguments.device) as (team, device):
+        model = load_model(arguments.model).to(device)
+        if arguments.images_from is not None:
+            fit_to_stream(arguments.model.replace("/", "-"), model, arguments, team)
+        elif arguments.compare:
+            write_comparison(model, arguments, team)
+        else:
+            fit_embedded(model, arguments, team)
+
+
+def write_comparison(model: nn.Module, arguments: argparse.Namespace, team: Team) -> None:
+    """Compare the recipes for an embedded network and store the table."""
+    command = f"{MODULE} --compare --images {arguments.images} --paper-images {arguments.paper_images}"
     common = {"model": arguments.model, "data": DATA[arguments.model]}
-    if arguments.compare:
-        command = f"{MODULE} --compare --images {arguments.images} --paper-images {arguments.paper_images}"
-        record = {**provenance(command, arguments.device), **common, "recipes": compare(model, arguments)}
-        path = arguments.out / "results" / "surrogate_recipes.json"
-    else:
-        command = f"{MODULE} --model {arguments.model} --images {arguments.images} --seed {arguments.seed}"
-        checkpoint = arguments.out / f"{arguments.model}_surrogate.checkpoint.pt"
-        surrogate, measured = fit_and_measure(
-            arguments.model,
-            model,
-            training_images(arguments.model, arguments.images, arguments.data).to(arguments.device),
-            arguments.data,
-            seed=arguments.seed,
-            checkpoint=checkpoint,
-        )
-        record = {**provenance(command, arguments.device), **common, **measured}
-        surrogate.save(arguments.out / f"{arguments.model}_surrogate.safetensors", torch.float16)
-        write_card(arguments.model, surrogate, record, arguments.out)
-        checkpoint.unlink(missing_ok=True)
-        path = arguments.out / "results" / f"{arguments.model}_surrogate.json"
-        print({key: value for key, value in measured.items() if isinstance(value, (int, float))})
+    record = {**provenance(command, arguments.device, team.size), **common, "recipes": compare(model, arguments, team)}
+    if team.leads:
+        (arguments.out / "results" / "surrogate_recipes.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def fit_embedded(model: nn.Module, arguments: argparse.Namespace, team: Team) -> None:
+    """Fit to an embedded network, and write weights, card and record."""
+    device = next(model.parameters()).device
+    checkpoint = arguments.out / f"{arguments.model}_surrogate.checkpoint.pt"
+    images = training_images(arguments.model, arguments.images, arguments.data).to(device)
+    surrogate, measured = fit_and_measure(
+        arguments.model, model, images, arguments.data, seed=arguments.seed, checkpoint=checkpoint, team=team
+    )
+    if not team.leads:
+        return
+    command = f"{MODULE} --model {arguments.model} --images {arguments.images} --seed {arguments.seed}"
+    common = {"model": arguments.model, "data": DATA[arguments.model]}
+    record = {**provenance(command, device, team.size), **common, **measured}
+    surrogate.save(arguments.out / f"{arguments.model}_surrogate.safetensors", torch.float16)
+    write_card(arguments.model, surrogate, record, arguments.out)
+    checkpoint.unlink(missing_ok=True)
+    print({key: value for key, value in measured.items() if isinstance(value, (int, float))})
+    path = arguments.out / "results" / f"{arguments.model}_surrogate.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -1,14 +1,17 @@
 """The command that fits, measures and stores a surrogate."""
 
 import argparse
+import io
 import json
+import tarfile
 
 import pytest
 import torch
+from torchvision.transforms.functional import to_pil_image
 
 import smoothsal_lib as sal
 from smoothsal_lib.datasets.patches import Patches
-from smoothsal_lib.models import normalize
+from smoothsal_lib.models import TinyResNet, normalize
 from smoothsal_lib.training import detector, surrogate
 
 
@@ -47,6 +50,59 @@ def test_recipes_are_compared_on_the_device_that_was_asked_for(tmp_path, monkeyp
     rows = surrogate.compare(None, arguments)
     assert seen == [("meta", 16, None, None), ("meta", 16, 0, None), ("meta", 24, None, "paper")]
     assert list(rows) == ["least squares", "least squares, no descent", "paper, 24 images"]
+
+
+# --- to pictures of one's own -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A shard to fit to, class folders to measure on, and a network that nobody trained; returns the options."""
+    generator = torch.Generator().manual_seed(1)
+    with tarfile.open(tmp_path / "train-00.tar", "w") as archive:
+        for number in range(13):
+            buffer = io.BytesIO()
+            to_pil_image(torch.rand(3, 40, 44, generator=generator)).save(buffer, "PNG")
+            member = tarfile.TarInfo(f"{number}.png")
+            member.size = buffer.tell()
+            archive.addfile(member, io.BytesIO(buffer.getvalue()))
+    for name in "ab":
+        (tmp_path / "val" / name).mkdir(parents=True)
+        to_pil_image(torch.rand(3, 36, 36, generator=generator)).save(tmp_path / "val" / name / "1.png")
+    torch.manual_seed(0)
+    network = TinyResNet(5, (4, 4, 8, 8)).eval()
+    monkeypatch.setattr(surrogate, "load_model", lambda name: network)
+    source = str(tmp_path / "train-{00..00}.tar")
+    return ["--images-from", source, "--held-out-from", str(tmp_path / "val"), "--size", "32", "--device", "cpu"]
+
+
+@pytest.mark.parametrize("recipe", ["least_squares", "paper"])
+def test_fit_to_pictures_from_the_disk(own, tmp_path, recipe):
+    options = ["--model", "timm/net", "--images", "all", "--batch-size", "5", "--workers", "0", "--recipe", recipe]
+    surrogate.main([*own, *options, "--epochs", "2", "--out", str(tmp_path)])
+    loaded = sal.Surrogate.load(tmp_path / "timm-net_surrogate.safetensors")
+    record = json.loads((tmp_path / "results" / "timm-net_surrogate.json").read_text())
+    assert record["errors"].keys() == set(loaded.layers) and record["model"] == "timm/net"
+    assert (record["images"], record["batches"], record["held_out"], record["size"]) == (13, 3, 2, 32)
+    assert record["presentations"] == 13 * 2 + (13 * 2 if recipe == "least_squares" else 0)
+    assert 0 <= record["agreement"] <= 1 and 0 < record["prediction_difference"] < 2
+    assert "--images-from train-{00..00}.tar --held-out-from val" in record["command"]
+    assert f"--recipe {recipe} --epochs 2 --images all --size 32" in record["command"]
+    assert not list(tmp_path.glob("*.checkpoint.pt"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--images-from", "a.tar"], "--images-from and --held-out-from belong together"),
+        (["--model", "resnet34"], "no pictures for 'resnet34': give --images-from, or choose tiny_resnet"),
+        (["--images", "all"], "--images all is for --images-from: give a number"),
+    ],
+)
+def test_options_that_do_not_fit(options, message, capsys):
+    with pytest.raises(SystemExit):
+        surrogate.main(options)
+    assert message in capsys.readouterr().err
 
 
 # --- of the networks for tissue ---------------------------------------------------------------------------------------
