@@ -204,18 +204,20 @@ def fed(layers: Mapping[str, nn.Module | None]) -> Iterator[dict[str, Tensor]]:
     """Inside the block, whatever goes into the named convolutions is kept, as a copy: ``{name: (N, C, H, W)}``.
 
     Raises:
-        ValueError: for a module that is no 2-d convolution; and when one runs that does something else than its weights
-            say, as under a surrogate, which takes its place, or the published forward hook, which averages over shifts.
+        ValueError: for a module that is no 2-d convolution; and on leaving, when one ran that does something else than
+            its weights say, as under a surrogate, which takes its place, or the published forward hook, which averages
+            over shifts.
     """
     found: dict[str, Tensor] = {}
+    different: dict[str, Tensor] = {}  # asked at the end, once: a GPU has to be waited for to hear the answer
 
     def keep(name: str, module: nn.Conv2d, args: tuple[Any, ...], output: Tensor) -> None:
         output = output.detach()
         with torch.no_grad():
             own = module._conv_forward(args[0], module.weight, module.bias)
-        close = 1e-3 * float(own.abs().amax())
-        if own.shape != output.shape or float((own - output).abs().amax()) > close:
-            raise ValueError(f"something else runs in the place of {name!r}, so its weights cannot be explained")
+        if own.shape != output.shape:
+            raise ValueError(_replaced(name))
+        different[name] = (own - output).abs().amax() > 1e-3 * own.abs().amax()
         found[name] = args[0].detach().clone()
 
     with ExitStack() as hooks:
@@ -224,3 +226,9 @@ def fed(layers: Mapping[str, nn.Module | None]) -> Iterator[dict[str, Tensor]]:
                 raise ValueError(f"extract 'weights' needs 2-d convolutions, and {name!r} is none")
             hooks.callback(module.register_forward_hook(partial(keep, name)).remove)
         yield found
+    if different and bool(torch.stack(list(different.values())).any()):
+        raise ValueError(_replaced(next(name for name, other in different.items() if other)))
+
+
+def _replaced(name: str) -> str:
+    return f"something else runs in the place of {name!r}, so its weights cannot be explained"

@@ -340,19 +340,24 @@ def _cam(look: _Look) -> Attributions:
     look.refuse_second_order("cam")
     found = capture(look.model, look.x, look.layers, look.target)
     elsewhere = capture(look.model, torch.zeros_like(look.x), list(found.gradients), found.target, activations=False)
+    # Asked for all layers at once, because a GPU has to be waited for to hear the answer.
+    even = torch.stack([_is_even(g, elsewhere.gradients[name]) for name, g in found.gradients.items()]).tolist()
     maps = {}
-    for name, g in found.gradients.items():
-        weights = g.mean((2, 3), keepdim=True)
-        # Behind average pooling and a linear layer the gradient is the same at all positions, and for all pictures.
-        close = 1e-3 * float(weights.abs().amax())
-        if float((g - weights).abs().amax()) <= close and float((elsewhere.gradients[name] - g).abs().amax()) <= close:
-            positions = g.shape[2] * g.shape[3]
-            maps[name] = positions * (weights * found.activations[name]).sum(1)
+    for (name, g), possible in zip(found.gradients.items(), even, strict=True):
+        if possible:
+            maps[name] = (g.mean((2, 3), keepdim=True) * found.activations[name]).sum(1) * g[0, 0].numel()
         elif look.layers != "all":
             raise ValueError(f"cam needs average pooling and a linear classifier behind the layer: {name!r} has others")
     if not maps:
         raise ValueError(f"cam needs average pooling and a linear classifier: {type(look.model).__name__} has others")
     return _one_channel(maps)
+
+
+def _is_even(gradient: Tensor, elsewhere: Tensor) -> Tensor:
+    """Whether average pooling and a linear layer follow: all positions have one gradient, and all pictures the same."""
+    weights = gradient.mean((2, 3), keepdim=True)
+    close = 1e-3 * weights.abs().amax()
+    return ((gradient - weights).abs().amax() <= close) & ((elsewhere - gradient).abs().amax() <= close)
 
 
 def _lrp(look: _Look) -> Attributions:
