@@ -10,18 +10,20 @@ from pathlib import Path
 import torch
 
 
-def provenance(command: str, device: torch.device | str) -> dict[str, object]:
+def provenance(command: str, device: torch.device | str, processes: int = 1) -> dict[str, object]:
     """The fields that every file in ``data/results`` begins with.
 
     Args:
         command: the module, or the module and options, that ``python -m`` runs.
         device: where the numbers were computed.
+        processes: how many computed them together, each on such a device.
     """
     device = torch.device(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "command": f"python -m {command}",
         "versions": {name: version(name) for name in ("torch", "torchvision", "numpy")},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "device": name if processes == 1 else f"{processes} processes, each on {name}",
         "date": date.today().isoformat(),
     }
 

@@ -75,7 +75,14 @@ def mix(densities: Tensor) -> Tensor:
     return _intensity(_transformed(densities, _matrix(densities.device)))
 
 
-def jitter(images: Tensor, strength: float, generator: torch.Generator | None = None) -> Tensor:
+def jitter(
+    images: Tensor,
+    strength: float,
+    generator: torch.Generator | None = None,
+    *,
+    part: slice = slice(None),
+    whole: int | None = None,
+) -> Tensor:
     """Each picture as another laboratory might have stained it: d' = a d + b for the amount d of each stain.
 
     a is drawn uniformly from [1 - strength, 1 + strength] and b from [-strength, strength], for each picture and stain
@@ -87,6 +94,8 @@ def jitter(images: Tensor, strength: float, generator: torch.Generator | None = 
         strength: from 0, which leaves the pictures as they are, to 1.
         generator: of the random numbers, on the CPU. ``None`` draws a seed of its own from the operating system, so
             that the global random state is not touched.
+        part: which pictures of a larger batch these are; each then changes as it does when the batch comes as a whole.
+        whole: how many pictures that batch has; ``None``: these are all.
 
     Returns:
         (N, 3, H, W) of the same dtype.
@@ -101,7 +110,8 @@ def jitter(images: Tensor, strength: float, generator: torch.Generator | None = 
     if generator is None:
         generator = torch.Generator()
         generator.seed()
-    scale, offset = (2 * torch.rand(2, len(images), 3, generator=generator, dtype=torch.float64) - 1) * strength
+    drawn = torch.rand(2, whole or len(images), 3, generator=generator, dtype=torch.float64)[:, part]
+    scale, offset = (2 * drawn - 1) * strength
     return _restained(images, 1 + scale, offset)
 
 

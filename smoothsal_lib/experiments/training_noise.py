@@ -8,7 +8,8 @@ batch-norm statistics are then those of noisy pictures, while the pictures to be
 measured again with the statistics of clean pictures, which shows what the weights have learnt.
 
 The copies and partial results lie in ``--weights FOLDER``, by default in the system's folder for temporary files; the
-same command goes on where a killed one stopped.
+same command goes on where a killed one stopped. Started by torchrun, all processes train the copies together, and the
+first one measures.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from smoothsal_lib.metrics.fidelity import accuracy, probabilities
 from smoothsal_lib.metrics.localisation import TOLERANCE, energy_in_box, pointing_game
 from smoothsal_lib.metrics.sanity import random_maps
 from smoothsal_lib.models import load_model, normalize
+from smoothsal_lib.parallel import ALONE, Team, joined
 from smoothsal_lib.sampling import SmoothGrad
 from smoothsal_lib.training.classifier import Recipe, add_noise, fit
 
@@ -66,6 +68,7 @@ def fine_tuned(
     val_set: tuple[Tensor, Tensor],
     folder: Path,
     device: torch.device,
+    team: Team = ALONE,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
     """A copy of the embedded network, trained on; and the curve of :func:`smoothsal_lib.training.classifier.fit`.
 
@@ -76,10 +79,12 @@ def fine_tuned(
         val_set: the same to measure the accuracy on.
         folder: where the checkpoint lies that the training goes on from.
         device: where to compute.
+        team: the processes that train it together.
     """
     model = load_model("tiny_resnet").to(device).to(memory_format=torch.channels_last)
     folder.mkdir(parents=True, exist_ok=True)
-    return model, fit(model, recipe(noise, epochs), train_set, val_set, folder / f"noise_{noise}.checkpoint.pt", device)
+    checkpoint = folder / f"noise_{noise}.checkpoint.pt"
+    return model, fit(model, recipe(noise, epochs), train_set, val_set, checkpoint, device, team)
 
 
 def with_clean_statistics(model: nn.Module, images: Tensor) -> nn.Module:
@@ -265,14 +270,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         "steps": (14, "of insertion and deletion"),
     }
     arguments = options("training_noise", __doc__, others, **counts)
-    device = torch.device(arguments.device)
     train_set = tiny_imagenet.load_split("train", arguments.data, arguments.pictures)
     val_set = tiny_imagenet.load_split("val", arguments.data)
+    with joined(arguments.device) as (team, device):
+        trained = {
+            noise: fine_tuned(noise, arguments.epochs, train_set, val_set, folder.weights, device, team)
+            for noise in NOISES
+        }
+    if not team.leads:
+        return
+    chosen = tiny_imagenet.evenly(len(train_set[0]), CLEAN_PICTURES)
     models, curves = {}, {}
-    for noise in NOISES:
-        model, curves[noise] = fine_tuned(noise, arguments.epochs, train_set, val_set, folder.weights, device)
+    for noise, (model, curves[noise]) in trained.items():
         models[noise, TRAINING] = model
-        chosen = tiny_imagenet.evenly(len(train_set[0]), CLEAN_PICTURES)
         models[noise, CLEAN] = with_clean_statistics(model, train_set[0][chosen])
     settings = {name: getattr(arguments, name) for name in counts}
     ledger = Ledger(folder.weights / "measured.partial.jsonl", settings | {"level": LEVEL})

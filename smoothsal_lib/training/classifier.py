@@ -7,7 +7,8 @@
 
 The run can be killed at any moment and started again with the same command: it goes on from the last finished epoch.
 Every epoch draws its order, crops and flips from a generator seeded by (seed, epoch), so a resumed run sees the
-pictures an uninterrupted one would have seen.
+pictures an uninterrupted one would have seen. With ``torchrun --nproc-per-node 4 -m`` in the place of ``python -m``,
+four processes share every batch, each with a GPU of its own where there are GPUs.
 """
 
 from __future__ import annotations
@@ -20,14 +21,23 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from smoothsal_lib.datasets import tiny_imagenet
 from smoothsal_lib.datasets.photos import load_photo
 from smoothsal_lib.models import TinyResNet, load_model, normalize, save_weights, top_classes
+from smoothsal_lib.parallel import ALONE, Team, joined
 from smoothsal_lib.record import provenance
 from smoothsal_lib.sampling import SmoothGrad
-from smoothsal_lib.training.loop import Descent, epoch_seed, make_optimizer, one_cycle, resumable
+from smoothsal_lib.training.loop import (
+    Batch,
+    Descent,
+    epoch_seed,
+    make_optimizer,
+    moved,
+    one_cycle,
+    one_pass,
+    resumable,
+)
 
 # (share of the epochs, {image size in pixels: share of the batches}). Small pictures first: they cost half and teach
 # the same coarse shapes. Large ones last: without them the network is right but unsure above 64 px.
@@ -77,7 +87,15 @@ def sizes_of_epoch(epoch: int, recipe: Recipe) -> dict[int, float]:
     raise ValueError(f"epoch {epoch} is not one of the recipe's {recipe.all_epochs}, which count from 0")
 
 
-def random_crops(images: Tensor, size: int, smallest: float, generator: torch.Generator) -> Tensor:
+def random_crops(
+    images: Tensor,
+    size: int,
+    smallest: float,
+    generator: torch.Generator,
+    *,
+    part: slice = slice(None),
+    whole: int | None = None,
+) -> Tensor:
     """Crop ``smallest`` to all of each picture's area (aspect 3:4 to 4:3), flip half of them, resize to ``size``.
 
     Args:
@@ -85,11 +103,13 @@ def random_crops(images: Tensor, size: int, smallest: float, generator: torch.Ge
         size: side of the result in pixels.
         smallest: least share of the area that is kept.
         generator: where the random numbers come from (on the CPU).
+        part: which pictures of a larger batch these are, for all of which the random numbers are drawn.
+        whole: how many pictures that batch has; ``None``: these are all.
 
     Returns:
         (N, 3, size, size), in channels-last memory order.
     """
-    n = len(images)
+    n = whole or len(images)
     area = smallest + (1 - smallest) * torch.rand(n, generator=generator)
     log_aspect = (2 * torch.rand(n, generator=generator) - 1) * torch.log(torch.tensor(4 / 3))
     width = (area * log_aspect.exp()).sqrt().clamp(max=1)
@@ -99,12 +119,20 @@ def random_crops(images: Tensor, size: int, smallest: float, generator: torch.Ge
     theta = torch.zeros(n, 2, 3)
     theta[:, 0, 0], theta[:, 0, 2] = width * mirror, centre_x
     theta[:, 1, 1], theta[:, 1, 2] = height, centre_y
-    grid = F.affine_grid(theta.to(images.device), [n, 3, size, size], align_corners=False)
+    theta = moved(theta[part], images.device)
+    grid = F.affine_grid(theta, [len(theta), 3, size, size], align_corners=False)
     crops = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     return crops.contiguous(memory_format=torch.channels_last)
 
 
-def add_noise(images: Tensor, noise: float, generator: torch.Generator) -> Tensor:
+def add_noise(
+    images: Tensor,
+    noise: float,
+    generator: torch.Generator,
+    *,
+    part: slice = slice(None),
+    whole: int | None = None,
+) -> Tensor:
     """Add independent Gaussian noise to every value of every picture.
 
     Source: SmoothGrad (Smilkov et al. 2017, arXiv 1706.03825), which tries it on the training pictures too. Unlike
@@ -114,6 +142,8 @@ def add_noise(images: Tensor, noise: float, generator: torch.Generator) -> Tenso
         images: (N, C, H, W) floats, in any units.
         noise: the standard deviation, as a share of each picture's range, max - min over all its values.
         generator: where the random numbers come from (on the CPU).
+        part: which pictures of a larger batch these are, for all of which the random numbers are drawn.
+        whole: how many pictures that batch has; ``None``: these are all.
 
     Returns:
         (N, C, H, W), not clipped to the old range.
@@ -121,7 +151,8 @@ def add_noise(images: Tensor, noise: float, generator: torch.Generator) -> Tenso
     Raises:
         ValueError: for noise that is negative or not finite.
     """
-    return images + SmoothGrad(noise=noise).spread(images) * torch.randn(images.shape, generator=generator).to(images)
+    drawn = torch.randn(whole or len(images), *images.shape[1:], generator=generator)[part]
+    return images + SmoothGrad(noise=noise).spread(images) * moved(drawn, images.device).to(images)
 
 
 def learning_rate(epoch: float, recipe: Recipe) -> float:
@@ -140,7 +171,14 @@ def learning_rate(epoch: float, recipe: Recipe) -> float:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, images: Tensor, labels: Tensor, device: torch.device | str, batch: int = 250) -> float:
+def evaluate(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    device: torch.device | str,
+    batch: int = 250,
+    team: Team = ALONE,
+) -> float:
     """Top-1 accuracy in float32, a share from 0 to 1.
 
     Args:
@@ -149,13 +187,16 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor, device: torch.dev
         labels: (N,), the right classes.
         device: where to compute.
         batch: pictures at a time.
+        team: the processes that share the pictures; all of them learn the accuracy.
     """
     model.eval()
-    correct = 0
-    for start in range(0, len(images), batch):
-        x = normalize(images[start : start + batch].to(device).float() / 255)
-        correct += int((model(x).argmax(1).cpu() == labels[start : start + batch]).sum())
-    return correct / len(images)
+    part = team.part(len(images))
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    for some, right in zip(images[part].split(batch), labels[part].split(batch), strict=True):
+        x = normalize(moved(some, device).float() / 255)
+        correct += (model(x).argmax(1) == moved(right, device)).sum()
+    team.add_up([correct])
+    return correct.item() / len(images)
 
 
 def train_epoch(
@@ -166,37 +207,28 @@ def train_epoch(
     epoch: int,
     recipe: Recipe,
     device: torch.device,
+    team: Team = ALONE,
 ) -> float:
     """One pass over the data; returns the mean loss (nats)."""
-    model.train()
-    seed = epoch_seed(recipe.seed, epoch)
-    generator = torch.Generator().manual_seed(seed)
     # A generator of its own, so that training with and without noise sees the same order, sizes and crops.
-    noise_generator = torch.Generator().manual_seed(-1 - seed)
-    order = torch.randperm(len(images), generator=generator)
-    steps = len(images) // recipe.batch
-    sizes = sizes_of_epoch(epoch, recipe)
+    noise_generator = torch.Generator().manual_seed(-1 - epoch_seed(recipe.seed, epoch))
     smallest_crop = recipe.smallest_crop if epoch < recipe.epochs else recipe.polish_crop
-    drawn = torch.multinomial(torch.tensor(list(sizes.values())), steps, replacement=True, generator=generator)
-    total = 0.0
-    bar = tqdm(range(steps), desc=f"epoch {epoch + 1}/{recipe.all_epochs}", unit="batch", leave=False, mininterval=5)
-    for step in bar:
-        picked = order[step * recipe.batch : (step + 1) * recipe.batch]
-        x = normalize(images[picked].to(device).float() / 255)
-        x = random_crops(x, list(sizes)[int(drawn[step])], smallest_crop, generator)
+
+    def loss(stepping: nn.Module, batch: Batch) -> Tensor:
+        x = normalize(moved(images[batch.picked], device).float() / 255)
+        x = random_crops(x, batch.size, smallest_crop, batch.generator, part=batch.part, whole=batch.whole)
         if recipe.noise:
-            x = add_noise(x, recipe.noise, noise_generator)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(epoch + (step + 0.5) / steps, recipe)
+            x = add_noise(x, recipe.noise, noise_generator, part=batch.part, whole=batch.whole)
         with torch.autocast(device.type, torch.bfloat16):
-            logits = model(x)
-        loss = F.cross_entropy(logits.float(), labels[picked].to(device), label_smoothing=recipe.label_smoothing)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        total += loss.item()
-        bar.set_postfix(loss=f"{total / (step + 1):.3f}", refresh=False)
-    return total / steps
+            logits = stepping(x)
+        wanted = moved(labels[batch.picked], device)
+        return F.cross_entropy(logits.float(), wanted, label_smoothing=recipe.label_smoothing)
+
+    def rate(done: float) -> float:
+        return learning_rate(done, recipe)
+
+    sizes = sizes_of_epoch(epoch, recipe)
+    return one_pass(model, optimizer, len(images), epoch, recipe, sizes, rate, loss, team)
 
 
 def fit(
@@ -206,6 +238,7 @@ def fit(
     val_set: tuple[Tensor, Tensor],
     checkpoint: Path,
     device: torch.device,
+    team: Team = ALONE,
 ) -> list[dict[str, float]]:
     """Train a network in place, going on from the checkpoint where there is one.
 
@@ -216,6 +249,7 @@ def fit(
         val_set: the same to measure the accuracy on after every epoch.
         checkpoint: the file that is written after every epoch.
         device: where to compute.
+        team: the processes that train it together, each with its part of every batch; the same network in all of them.
 
     Returns:
         The curve, one row an epoch: ``epoch`` (from 1), ``loss`` (nats), ``val_top1`` (a share), ``seconds``.
@@ -227,13 +261,13 @@ def fit(
     settings = asdict(recipe) | {"pictures": len(train_set[0])}
 
     def one_epoch(epoch: int) -> dict[str, float]:
-        loss = train_epoch(model, optimizer, *train_set, epoch, recipe, device)
-        return {"loss": loss, "val_top1": evaluate(model, *val_set, device)}
+        loss = train_epoch(model, optimizer, *train_set, epoch, recipe, device, team)
+        return {"loss": loss, "val_top1": evaluate(model, *val_set, device, team=team)}
 
-    return resumable(model, optimizer, recipe.all_epochs, settings, checkpoint, one_epoch)
+    return resumable(model, optimizer, recipe.all_epochs, settings, checkpoint, one_epoch, team)
 
 
-def train(recipe: Recipe, data: Path | None, out: Path, device: torch.device) -> dict:
+def train(recipe: Recipe, data: Path | None, out: Path, device: torch.device, team: Team = ALONE) -> dict:
     """Train, checkpointing after every epoch in ``out/tiny_resnet.checkpoint.pt``; returns the training record.
 
     Raises:
@@ -246,11 +280,13 @@ def train(recipe: Recipe, data: Path | None, out: Path, device: torch.device) ->
     torch.manual_seed(recipe.seed)
     model = TinyResNet().to(device).to(memory_format=torch.channels_last)
     train_set, val_set = tiny_imagenet.load_split("train", data), tiny_imagenet.load_split("val", data)
-    curve = fit(model, recipe, train_set, val_set, checkpoint, device)
-    save_weights(model, weights, [row["name"] for row in tiny_imagenet.load_classes(data)])
+    curve = fit(model, recipe, train_set, val_set, checkpoint, device, team)
+    if team.leads:
+        save_weights(model, weights, [row["name"] for row in tiny_imagenet.load_classes(data)])
+    team.wait()
     options = f"--epochs {recipe.epochs} --seed {recipe.seed}" + (f" --noise {recipe.noise}" if recipe.noise else "")
     return {
-        **provenance(f"smoothsal_lib.training.classifier {options}", device),
+        **provenance(f"smoothsal_lib.training.classifier {options}", device, team.size),
         "data": "tiny-imagenet-100",
         "recipe": asdict(recipe),
         "size_schedule": [[share, {str(size): part for size, part in sizes.items()}] for share, sizes in SIZE_SCHEDULE],
@@ -316,19 +352,22 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--noise", type=float, default=Recipe.noise, help=noise)
     parser.add_argument("--evaluate", action="store_true", help="train nothing: print the embedded weights' top-1")
     arguments = parser.parse_args(argv)
-    device = torch.device(arguments.device)
-    images, labels = tiny_imagenet.load_split("val", arguments.data)
-    if arguments.evaluate:
-        top1 = evaluate(load_model("tiny_resnet").to(device), images, labels, device)
+    with joined(arguments.device) as (team, device):
+        images, labels = tiny_imagenet.load_split("val", arguments.data)
+        if arguments.evaluate:
+            model = load_model("tiny_resnet")
+        else:
+            recipe = Recipe(epochs=arguments.epochs, noise=arguments.noise, seed=arguments.seed)
+            (arguments.out / "results").mkdir(parents=True, exist_ok=True)
+            record = train(recipe, arguments.data, arguments.out, device, team)
+            model = load_model("tiny_resnet", folder=arguments.out)
+        top1 = evaluate(model.to(device), images, labels, device, team=team)
+        if not team.leads:
+            return
+        if not arguments.evaluate:
+            (arguments.out / "results" / "tiny_resnet_training.json").write_text(json.dumps(record, indent=1) + "\n")
+            write_card(record, top1, arguments.out)
         print(f"top-1 on {len(images)} validation images: {top1:.4f}")
-        return
-    recipe = Recipe(epochs=arguments.epochs, noise=arguments.noise, seed=arguments.seed)
-    (arguments.out / "results").mkdir(parents=True, exist_ok=True)
-    record = train(recipe, arguments.data, arguments.out, device)
-    (arguments.out / "results" / "tiny_resnet_training.json").write_text(json.dumps(record, indent=1) + "\n")
-    top1 = evaluate(load_model("tiny_resnet", folder=arguments.out).to(device), images, labels, device)
-    write_card(record, top1, arguments.out)
-    print(f"top-1 on {len(images)} validation images: {top1:.4f}")
 
 
 if __name__ == "__main__":

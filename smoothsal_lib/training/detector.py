@@ -4,7 +4,8 @@
     python -m smoothsal_lib.training.detector --model glas_resnet --cross-validate   a network for each fold of patients
     python -m smoothsal_lib.training.detector --model glas_resnet --evaluate         measure the embedded weights again
 
-A run can be killed at any moment and started again with the same command: it goes on from the last finished epoch.
+A run can be killed at any moment and started again with the same command: it goes on from the last finished epoch. With
+``torchrun --nproc-per-node 4 -m`` in the place of ``python -m``, four processes share every batch.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from smoothsal_lib.datasets import glas, tissue
 from smoothsal_lib.datasets.patches import Patches, pictures, together
@@ -28,10 +28,11 @@ from smoothsal_lib.fixes import Fix
 from smoothsal_lib.metrics.detection import auc, auc_interval
 from smoothsal_lib.metrics.structures import average_precision
 from smoothsal_lib.models import DenseResNet, TinyResNet, load_model, normalize, save_weights
+from smoothsal_lib.parallel import ALONE, Team, joined
 from smoothsal_lib.record import provenance
 from smoothsal_lib.training.colours import colour_scores
 from smoothsal_lib.training.fidelity import all_logits
-from smoothsal_lib.training.loop import Descent, epoch_seed, make_optimizer, one_cycle, resumable
+from smoothsal_lib.training.loop import Batch, Descent, make_optimizer, moved, one_cycle, one_pass, resumable
 
 MODULE = "smoothsal_lib.training.detector"
 GENERATED = 6000  # patches to train on
@@ -58,7 +59,14 @@ class Recipe(Descent):
 
 
 def random_views(
-    images: Tensor, size: int, zoom: float, generator: torch.Generator, classes: Tensor | None = None
+    images: Tensor,
+    size: int,
+    zoom: float,
+    generator: torch.Generator,
+    classes: Tensor | None = None,
+    *,
+    part: slice = slice(None),
+    whole: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Turn each picture by a multiple of 90 degrees, mirror half of them, show them larger or smaller, and shifted.
 
@@ -72,12 +80,14 @@ def random_views(
         zoom: from 1, which keeps the scale.
         generator: where the random numbers come from (on the CPU).
         classes: (N, H, H) integers, a class for every pixel, to be shown in the same way.
+        part: which pictures of a larger batch these are, for all of which the random numbers are drawn.
+        whole: how many pictures that batch has; ``None``: these are all.
 
     Returns:
         (N, 3, size, size) in channels-last memory order, bilinear; and (N, size, size), the classes of the nearest
         pixels, or ``None``.
     """
-    n, _, height, _ = images.shape
+    n, height = whole or len(images), images.shape[2]
     factor = zoom ** (2 * torch.rand(n, generator=generator) - 1)
     side = size / height / factor  # of the view, 1 for that of the picture
     shift = (2 * torch.rand(n, 2, generator=generator) - 1) * (1 - side).abs()[:, None]
@@ -85,8 +95,8 @@ def random_views(
     mirror = torch.randint(0, 2, (n,), generator=generator) * 2.0 - 1
     cosine, sine = torch.tensor([1.0, 0, -1, 0])[quarters], torch.tensor([0.0, 1, 0, -1])[quarters]
     theta = torch.stack([cosine * mirror, -sine, sine * mirror, cosine], 1).view(n, 2, 2) * side[:, None, None]
-    theta = torch.cat([theta, shift[:, :, None]], 2)
-    grid = F.affine_grid(theta.to(images.device), [n, 3, size, size], align_corners=False)
+    theta = moved(torch.cat([theta, shift[:, :, None]], 2)[part], images.device)
+    grid = F.affine_grid(theta, [len(theta), 3, size, size], align_corners=False)
     views = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     views = views.contiguous(memory_format=torch.channels_last)
     if classes is None:
@@ -118,7 +128,13 @@ def pixel_classes(masks: Mapping[str, Tensor]) -> Tensor:
 
 
 def fit_detector(
-    model: nn.Module, patches: Patches, recipe: Recipe, checkpoint: Path, *, validation: Patches | None = None
+    model: nn.Module,
+    patches: Patches,
+    recipe: Recipe,
+    checkpoint: Path,
+    *,
+    validation: Patches | None = None,
+    team: Team = ALONE,
 ) -> list[dict[str, float]]:
     """Train a network in place, going on from the checkpoint where there is one.
 
@@ -132,6 +148,7 @@ def fit_detector(
         recipe: how.
         checkpoint: the file that is written after every epoch.
         validation: patches of other patients, to note after every epoch how good the network is.
+        team: the processes that train it together, each with its part of every batch; the same network in all of them.
 
     Returns:
         The curve, one row an epoch: ``epoch`` (from 1), ``loss`` (nats), ``seconds``, and with validation ``val_auc``,
@@ -146,17 +163,26 @@ def fit_detector(
     settings = asdict(recipe) | {"patches": len(patches), "pixels": pixels, "positives": int(patches.labels.sum())}
 
     def one_epoch(epoch: int) -> dict[str, float]:
-        noted = {"loss": train_epoch(model, optimizer, patches, targets, epoch, recipe)}
-        if validation is None:
-            return noted
-        model.eval()
-        logits = all_logits(model, validation.images, None)
-        if targets is None:
-            return noted | {"val_auc": auc(logits[:, 0], validation.labels)}
-        right = logits.argmax(1) == pixel_classes(validation.masks)
-        return noted | {"val_accuracy": right.double().mean().item()}
+        noted = {"loss": train_epoch(model, optimizer, patches, targets, epoch, recipe, team)}
+        return noted if validation is None else noted | _watched(model, validation, targets is None, team)
 
-    return resumable(model, optimizer, recipe.epochs, settings, checkpoint, one_epoch)
+    return resumable(model, optimizer, recipe.epochs, settings, checkpoint, one_epoch, team)
+
+
+def _watched(model: nn.Module, patches: Patches, detects: bool, team: Team) -> dict[str, float]:
+    """How good the network is on patches that the processes share."""
+    model.eval()
+    part = team.part(len(patches))
+    own = patches[part]
+    logits = all_logits(model, own.images, None)
+    if detects:
+        scores = torch.zeros(len(patches))
+        scores[part] = logits[:, 0]
+        team.add_up([scores])
+        return {"val_auc": auc(scores, patches.labels)}
+    right = (logits.argmax(1) == pixel_classes(own.masks)).sum()
+    team.add_up([right])
+    return {"val_accuracy": right.item() / patches.images[:, 0].numel()}
 
 
 def train_epoch(
@@ -166,38 +192,28 @@ def train_epoch(
     targets: Tensor | None,
     epoch: int,
     recipe: Recipe,
+    team: Team = ALONE,
 ) -> float:
     """One pass over the patches; returns the mean loss (nats). ``targets``: classes (N, H, W), or ``None``: labels."""
-    model.train()
     device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(epoch_seed(recipe.seed, epoch))
-    order = torch.randperm(len(patches), generator=generator)
-    steps = max(1, len(patches) // recipe.batch)
-    sizes, shares = zip(*recipe.sizes, strict=True)
-    drawn = torch.multinomial(torch.tensor(shares), steps, replacement=True, generator=generator)
-    total = 0.0
-    bar = tqdm(range(steps), desc=f"epoch {epoch + 1}/{recipe.epochs}", unit="batch", leave=False, mininterval=5)
-    for step in bar:
-        picked = order[step * recipe.batch : (step + 1) * recipe.batch]
-        stained = jitter(patches.images[picked], recipe.stain, generator)
-        x = normalize(stained.to(device).float() / 255)
-        classes = None if targets is None else targets[picked].to(device)
-        x, classes = random_views(x, sizes[int(drawn[step])], recipe.zoom, generator, classes)
-        for group in optimizer.param_groups:
-            group["lr"] = one_cycle(epoch + (step + 0.5) / steps, recipe)
+
+    def loss(stepping: nn.Module, batch: Batch) -> Tensor:
+        picked, generator, part, whole = batch.picked, batch.generator, batch.part, batch.whole
+        stained = jitter(patches.images[picked], recipe.stain, generator, part=part, whole=whole)
+        x = normalize(moved(stained, device).float() / 255)
+        classes = None if targets is None else moved(targets[picked], device)
+        x, classes = random_views(x, batch.size, recipe.zoom, generator, classes, part=part, whole=whole)
         with torch.autocast(device.type, torch.bfloat16):
-            logits = model(x)
-        if classes is None:
-            wanted = patches.labels[picked].to(device).float()
-            loss = F.binary_cross_entropy_with_logits(logits.float()[:, 0], wanted)
-        else:
-            loss = F.cross_entropy(logits.float(), classes.long())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        total += loss.item()
-        bar.set_postfix(loss=f"{total / (step + 1):.3f}", refresh=False)
-    return total / steps
+            logits = stepping(x)
+        if classes is not None:
+            return F.cross_entropy(logits.float(), classes.long())
+        wanted = moved(patches.labels[picked].float(), device)
+        return F.binary_cross_entropy_with_logits(logits.float()[:, 0], wanted)
+
+    def rate(done: float) -> float:
+        return one_cycle(done, recipe)
+
+    return one_pass(model, optimizer, len(patches), epoch, recipe, dict(recipe.sizes), rate, loss, team)
 
 
 def detection_figures(scores: Tensor, colours: Tensor, labels: Tensor, patients: Tensor) -> dict[str, Any]:
@@ -308,21 +324,25 @@ def figures(name: str, model: nn.Module, train: Patches, test: Patches) -> dict[
     return {"patches": detection_figures(scores, colours, test.labels, test.patients)}
 
 
-def train(name: str, recipe: Recipe, arguments: argparse.Namespace) -> dict[str, Any]:
+def train(
+    name: str, recipe: Recipe, arguments: argparse.Namespace, device: torch.device, team: Team = ALONE
+) -> dict[str, Any]:
     """Train, checkpointing in ``out/NAME.checkpoint.pt``, store the weights, and return the training record.
 
     The figures are those of the stored weights, which are rounded to half precision.
     """
-    device, out = torch.device(arguments.device), arguments.out
+    out = arguments.out
     model = new_model(name, recipe.seed).to(device).to(memory_format=torch.channels_last)
     train_set = load_patches(name, "train", arguments.data, arguments.patches)
     test_set = load_patches(name, "test", arguments.data, arguments.patches)
     val_set = None if name == "glas_resnet" else load_patches(name, "val", arguments.data, arguments.patches)
-    curve = fit_detector(model, train_set, recipe, out / f"{name}.checkpoint.pt", validation=val_set)
-    save_weights(model, out / f"{name}.safetensors", CATEGORIES[name])
+    curve = fit_detector(model, train_set, recipe, out / f"{name}.checkpoint.pt", validation=val_set, team=team)
+    if team.leads:
+        save_weights(model, out / f"{name}.safetensors", CATEGORIES[name])
+    team.wait()
     stored = load_model(name, folder=out).to(device)
     return {
-        **provenance(_command(name, recipe, arguments), device),
+        **provenance(_command(name, recipe, arguments), device, team.size),
         "data": "GlaS" if name == "glas_resnet" else "generated tissue",
         "train": _counts(train_set),
         "test": _counts(test_set),
@@ -332,13 +352,14 @@ def train(name: str, recipe: Recipe, arguments: argparse.Namespace) -> dict[str,
     }
 
 
-def cross_validate(name: str, recipe: Recipe, arguments: argparse.Namespace) -> dict[str, Any]:
+def cross_validate(
+    name: str, recipe: Recipe, arguments: argparse.Namespace, device: torch.device, team: Team = ALONE
+) -> dict[str, Any]:
     """A network for each fold of GlaS' patients, judged by the patients it has not seen; the weights are not kept.
 
     The first fold is the split of the embedded network, and goes on from its checkpoint. The scores of all folds are
     judged together, so that every patient counts once, though four networks need not agree on where 0 is.
     """
-    device = torch.device(arguments.device)
     folds, parts, scores, colours = [], [], [], []
     for number, held_out in enumerate(glas.FOLDS):
         others = [patient for fold in glas.FOLDS if fold != held_out for patient in fold]
@@ -347,14 +368,14 @@ def cross_validate(name: str, recipe: Recipe, arguments: argparse.Namespace) -> 
         )
         suffix = f"_fold{number}" if number else ""
         model = new_model(name, recipe.seed).to(device).to(memory_format=torch.channels_last)
-        fit_detector(model, train_set, recipe, arguments.out / f"{name}{suffix}.checkpoint.pt")
+        fit_detector(model, train_set, recipe, arguments.out / f"{name}{suffix}.checkpoint.pt", team=team)
         scores.append(all_logits(model, test_set.images, None)[:, 0].double())
         colours.append(colour_scores(train_set, test_set))
         parts.append(test_set)
         alone = {"auc": auc(scores[-1], test_set.labels), "auc_colour": auc(colours[-1], test_set.labels)}
         folds.append({**_counts(test_set), **alone})
     return {
-        **provenance(_command(name, recipe, arguments) + " --cross-validate", device),
+        **provenance(_command(name, recipe, arguments) + " --cross-validate", device, team.size),
         "data": "GlaS, four folds of patients",
         "recipe": asdict(recipe),
         "folds": folds,
@@ -523,7 +544,13 @@ def main(argv: list[str] | None = None) -> None:
     recipe = Recipe(epochs=arguments.epochs, seed=arguments.seed)
     (out / "results").mkdir(parents=True, exist_ok=True)
     measure, kind = (cross_validate, "cross_validation") if arguments.cross_validate else (train, "training")
-    record = measure(name, recipe, arguments)
+    with joined(arguments.device) as (team, device):
+        record = measure(name, recipe, arguments, device, team)
+        if team.leads:
+            _store(name, kind, record, out)
+
+
+def _store(name: str, kind: str, record: dict[str, Any], out: Path) -> None:
     (out / "results" / f"{name}_{kind}.json").write_text(json.dumps(record, indent=1) + "\n")
     if (out / f"{name}.safetensors").is_file():
         write_card(name, out)
