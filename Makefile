@@ -31,8 +31,9 @@ slides: $(STAMP)
 student: $(STAMP)
 	@$(BIN)/python book/student.py
 
+# As many processes as cores, of one thread each: two that use all cores wait for each other most of the time.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
