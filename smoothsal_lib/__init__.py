@@ -76,3 +76,8 @@ def __getattr__(name: str) -> ModuleType:
     if name in ("exercises", "plot", "report", "widgets"):
         return importlib.import_module(f"smoothsal_lib.{name}")
     raise AttributeError(f"module 'smoothsal_lib' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """All names, for tab completion: those too that are imported when they are first used."""
+    return sorted({*globals(), *__all__})
