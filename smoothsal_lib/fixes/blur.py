@@ -48,7 +48,7 @@ def centred_blur(x: Tensor, strides: Sequence[int]) -> Tensor:
             padded = _mirror(x, axis, len(kernel) // 2)
             x = kernel[0] * padded.narrow(axis, 0, length)
             for i, weight in enumerate(kernel[1:], start=1):
-                x = x + weight * padded.narrow(axis, i, length)
+                x = x.add_(padded.narrow(axis, i, length), alpha=weight)  # in place, on what was made a line above
     return x
 
 

@@ -139,10 +139,14 @@ def _curves(
     with preserved(model), torch.no_grad():
         logits = torch.cat([check_output(model(part)) for part in _rebatched(iter([x]), batch)])
         classes = check_target(target, logits)
+        # All curves begin and end alike, whatever ranks the pixels: with x, which the network has seen, and the other.
+        both = class_scores(model, iter([other]), classes, 1, activation, batch), _scores(logits, classes, activation)
+        first, last = both if insert else both[::-1]
         found = {}
         for name, order in rankings.items():
-            exchanged = _exchanged(before, after, order, counts, batch)
-            scores = class_scores(model, exchanged, classes, len(counts), activation, batch)
+            between = _exchanged(before, after, order, counts[1:-1], batch)
+            middle = [class_scores(model, between, classes, steps - 1, activation, batch)] if steps > 1 else []
+            scores = torch.cat([first, *middle, last], 1)
             found[name] = Curves((counts.double() / pixels).to(scores), scores)
     return found if isinstance(maps, Mapping) else found[""]
 
@@ -195,9 +199,9 @@ def baseline_images(x: Tensor, baseline: str | Tensor) -> Tensor:
 
 
 def _exchanged(before: Tensor, after: Tensor, order: Tensor, counts: Tensor, most: int) -> Iterator[Tensor]:
-    """For each image in turn the S + 1 pictures in which the first ``counts`` pixels are ``after``'s.
+    """For each image in turn the pictures in which the first ``counts`` pixels are ``after``'s.
 
-    They come as (n, C, H, W), never more than ``most`` at a time: S may be the number of pixels.
+    They come as (n, C, H, W), never more than ``most`` at a time: there may be one for every pixel.
     """
     ranks = order.argsort(dim=1)  # the inverse of a permutation: at which place each pixel comes
     for old, new, rank in zip(before, after, ranks, strict=True):
@@ -232,14 +236,18 @@ def class_scores(
     wanted = classes.repeat_interleave(each)
     done = 0
     for part in _rebatched(pictures, batch):
-        logits = model(part)
-        if logits.shape[1] == 1 and activation == "softmax":
-            raise ValueError("the softmax of a single output is always 1: use activation='sigmoid'")
-        # Under autocast the logits come in 16 bits, in which an area under a curve has two digits.
-        found = probabilities(logits if logits.dtype == torch.float64 else logits.float(), activation)
-        scores.append(found.gather(1, wanted[done : done + len(part), None])[:, 0])
+        scores.append(_scores(model(part), wanted[done : done + len(part)], activation))
         done += len(part)
     return torch.cat(scores).view(-1, each)
+
+
+def _scores(logits: Tensor, classes: Tensor, activation: str) -> Tensor:
+    """(N, 1) the probabilities of ``classes`` (N,), from logits (N, classes)."""
+    if logits.shape[1] == 1 and activation == "softmax":
+        raise ValueError("the softmax of a single output is always 1: use activation='sigmoid'")
+    # Under autocast the logits come in 16 bits, in which an area under a curve has two digits.
+    found = probabilities(logits if logits.dtype == torch.float64 else logits.float(), activation)
+    return found.gather(1, classes[:, None])
 
 
 def _rebatched(pictures: Iterator[Tensor], batch: int) -> Iterator[Tensor]:

@@ -244,9 +244,21 @@ def test_the_batch_changes_nothing_but_the_memory(batch: int, x: Tensor):
     with model.first.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0]))):
         found = insertion(model, x, maps, steps=9, batch=batch).scores
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-    assert max(seen) <= batch and sum(seen) == 3 + 3 * 10
+    assert max(seen) <= batch and sum(seen) == 3 * (2 + 8)  # the picture and the baseline once, and 8 mixtures
     single = torch.cat([insertion(model, x[i : i + 1], maps[i : i + 1], steps=9).scores for i in range(3)])
     torch.testing.assert_close(single, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_what_all_curves_have_in_common_is_asked_once(x: Tensor):
+    model = build("functional")
+    maps = {name: torch.randn(3, 16, 16) for name in "abc"}
+    seen = []
+    with model.first.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0]))):
+        together = deletion(model, x, maps, steps=4)
+    assert sum(seen) == 3 * (2 + 3 * 3)
+    for name, one in maps.items():
+        torch.testing.assert_close(together[name].scores, deletion(model, x, one, steps=4).scores)
+    assert deletion(model, x, maps["a"], steps=1).scores.shape == (3, 2)
 
 
 def test_half_precision_inside_leaves_scores_in_single(x: Tensor):
