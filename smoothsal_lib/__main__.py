@@ -3,6 +3,7 @@
 import sys
 
 from smoothsal_lib import evaluate, report, slide
+from smoothsal_lib.parallel import first_to_fail
 
 COMMANDS = {"evaluate": evaluate.main, "report": report.main, "slide": slide.main}
 
@@ -17,7 +18,7 @@ def main() -> None:
     try:
         COMMANDS[name](rest)
     except (ValueError, FileNotFoundError, ConnectionError, ModuleNotFoundError) as error:
-        sys.exit(f"python -m smoothsal_lib {name}: {error}")
+        sys.exit(f"python -m smoothsal_lib {name}: {error}" if first_to_fail() else 1)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
 """Measure explanations on a whole data set: every fix x method x layer x measure, the same images for all.
 
 python -m smoothsal_lib evaluate --images 1000 --fix none backward --method gradient --measure insertion --out FILE
+
+Begun with ``torchrun --nproc-per-node 4 -m smoothsal_lib evaluate`` and the same options, four processes share the
+batches; with ``--nnodes`` as well, those of several machines that have the folder of FILE in common. Batches are the
+same for any number of processes, so the numbers are, too.
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ from smoothsal_lib.metrics.localisation import TOLERANCE, box_share, energy_in_b
 from smoothsal_lib.metrics.sanity import cascade, class_sensitivity, random_maps, randomised
 from smoothsal_lib.metrics.similarity import rank_correlation, ssim
 from smoothsal_lib.models import EMBEDDED, load_model, load_surrogate
+from smoothsal_lib.parallel import joined
 from smoothsal_lib.record import provenance
 from smoothsal_lib.rise import rise
 from smoothsal_lib.sampling import SAMPLINGS, Sampling
@@ -108,7 +113,8 @@ def evaluate(
 ) -> list[dict[str, object]]:
     """Carry out a plan, beginning with what is not in the ledger yet.
 
-    All images are explained for the class that the *original* network predicts, whatever the fix.
+    All images are explained for the class that the *original* network predicts, whatever the fix. The processes of the
+    ledger's team share what is left, batch by batch.
 
     Args:
         plan: what to do.
@@ -116,15 +122,17 @@ def evaluate(
         benchmark: the images.
         ledger: where partial results go.
         surrogate: the fix called ``"surrogate"`` in the plan.
-        progress: show a bar.
+        progress: show a bar, in the process that leads: over its own share.
 
     Returns:
-        One row for every state x fix x method x layer x measure; see :func:`summary`.
+        One row for every state x fix x method x layer x measure, the same in every process; see :func:`summary`.
 
     Raises:
         ValueError: for a plan that names something unknown, or asks for a surrogate where there is none.
+        ConnectionError: when another process of the team has ended.
     """
     check_plan(plan)
+    team = ledger.team
     fixes: dict[str, str | Fix | None] = {}
     if benchmark.boxes is None and any(measure in LOCALISATION for measure in plan.measures):
         raise ValueError(f"{plan.data} has no boxes, which {', '.join(LOCALISATION)} need")
@@ -136,21 +144,22 @@ def evaluate(
     indices = benchmark.spread(plan.images)
     batches = [indices[i : i + plan.batch] for i in range(0, len(indices), plan.batch)]
     stages: dict[str, list[str]] = {TRAINED: []} | (cascade(model) if plan.randomise else {})
-    pieces = [
-        (number, stage, fix, method)
+    pieces = {
+        "/".join((str(number), stage, fix, method)): (number, stage, fix, method)
         for number in range(len(batches))
         for stage in stages
         for fix in fixes
         for method in _passes(plan, stage)
-    ]
+    }
+    left = list(dict.fromkeys(number for key, (number, *_) in pieces.items() if key not in ledger))
+    own = set(team.share(left))
+    to_do = [(key, piece) for key, piece in pieces.items() if piece[0] in own and key not in ledger]
     listed = hidden_layers(model, benchmark.images([0]).to(device))
     layers = _layers(plan, listed)
     loaded: tuple[int, Tensor, Tensor] | None = None
     references: dict[str, dict[str, Tensor]] = {}  # of the batch that is loaded
-    for number, stage, fix, method in tqdm(pieces, unit="piece", disable=not progress, mininterval=2):
-        key = "/".join((str(number), stage, fix, method))
-        if key in ledger:
-            continue
+    hidden = not (progress and team.leads)
+    for key, (number, stage, fix, method) in tqdm(to_do, unit="piece", disable=hidden, mininterval=2):
         if loaded is None or loaded[0] != number:
             x = benchmark.images(batches[number]).to(device)
             loaded = number, x, logits_of(model, x)
@@ -177,7 +186,9 @@ def evaluate(
                 sensitivity = class_sensitivity(model, x, layers, method, fixes[fix], sampling=sampling)
                 values["class_sensitivity"] = {name: _numbers(one) for name, one in sensitivity.items()}
         ledger.add(key, values)
-    return summary(ledger, ["/".join((stage, fix, method)) for number, stage, fix, method in pieces if number == 0])
+    ledger.gather(pieces)
+    groups = ["/".join(group) for number, *group in pieces.values() if number == 0]
+    return team.tell(summary(ledger, groups) if team.leads else [])
 
 
 def check_plan(plan: Plan) -> None:
@@ -424,7 +435,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m smoothsal_lib evaluate",
         description="Measure explanations on a whole data set. Partial results lie beside --out until the run is done; "
-        "the same command goes on where a killed one stopped.",
+        "the same command goes on where a killed one stopped, with any number of processes under torchrun.",
     )
     made.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     made.add_argument("--model", default=default.model, help="a name for load_model (default: %(default)s)")
@@ -473,25 +484,27 @@ def main(argv: Sequence[str] | None = None) -> None:
         batch=options.batch,
         seed=options.seed,
     )
-    check_plan(plan)
-    benchmark = open_benchmark(plan.data, options.folder)
-    # Channels last is how convolutions in 16 bits run fastest, on CPUs as on GPUs; the numbers are the same.
-    model = load_model(plan.model).to(options.device).to(memory_format=torch.channels_last)
-    surrogate = None
-    if "surrogate" in plan.fixes:
-        surrogate = Surrogate.load(options.surrogate) if options.surrogate else load_surrogate(plan.model)
-        surrogate = surrogate.to(options.device)
-    settings = {**asdict(plan), "weights": fingerprint(model, surrogate)}
-    ledger = Ledger(options.out.with_suffix(".partial.jsonl"), settings)
-    rows = evaluate(plan, model, benchmark, ledger, surrogate, progress=True)
-    record = {
-        **provenance("smoothsal_lib evaluate " + " ".join(_portable(given)), options.device),
-        "settings": settings,
-        "data": benchmark.description,
-        "images": len(benchmark.spread(plan.images)),
-    }
-    write(options.out, record, rows)
-    ledger.remove()
+    with joined(options.device) as (team, device):
+        check_plan(plan)
+        benchmark = open_benchmark(plan.data, options.folder)
+        # Channels last is how convolutions in 16 bits run fastest, on CPUs as on GPUs; the numbers are the same.
+        model = load_model(plan.model).to(device).to(memory_format=torch.channels_last)
+        surrogate = None
+        if "surrogate" in plan.fixes:
+            surrogate = Surrogate.load(options.surrogate) if options.surrogate else load_surrogate(plan.model)
+            surrogate = surrogate.to(device)
+        settings = {**asdict(plan), "weights": fingerprint(model, surrogate)}
+        ledger = Ledger(options.out.with_suffix(".partial.jsonl"), settings, team)
+        rows = evaluate(plan, model, benchmark, ledger, surrogate, progress=True)
+        if team.leads:
+            record = {
+                **provenance("smoothsal_lib evaluate " + " ".join(_portable(given)), device),
+                "settings": settings,
+                "data": benchmark.description,
+                "images": len(benchmark.spread(plan.images)),
+            }
+            write(options.out, record, rows)
+            ledger.remove()
 
 
 def _portable(argv: Sequence[str]) -> Iterator[str]:

@@ -8,19 +8,27 @@ Without torchrun a process is a team of its own, and every command is the same.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
+
 T = TypeVar("T")
 # A fast process waits for a slow one as long as it takes: torchrun, not the clock, notices one that died.
 PATIENCE = timedelta(days=7)
+PAUSE = 0.05  # seconds between two looks at who has come
+
+_meeting: Store | None = None  # what this process and its team have in common, once they have met
 
 
 @dataclass(frozen=True)
@@ -50,9 +58,23 @@ class Team:
         return slice(first, last)
 
     def wait(self) -> None:
-        """Go on when all processes have come here."""
-        if self.size > 1:
-            dist.barrier()
+        """Go on when all processes have come here.
+
+        Raises:
+            ConnectionError: when one of them has ended instead; so do the methods below.
+        """
+        # Through the CPU, which notices at once when a process is gone; NCCL may wait for it until patience ends.
+        self._exchange(lambda: dist.all_reduce(torch.zeros(1)))
+
+    def tell(self, value: T) -> T:
+        """The leader's value, in every process.
+
+        Args:
+            value: what pickle can carry; that of other processes is ignored.
+        """
+        box = [value]
+        self._exchange(lambda: dist.broadcast_object_list(box, 0, device=torch.device("cpu")))
+        return box[0]
 
     def add_up(self, tensors: Iterable[Tensor]) -> None:
         """Replace tensors, in place, by their sums over all processes; all in one message.
@@ -76,10 +98,19 @@ class Team:
             return
         with torch.no_grad():
             message = torch.cat([tensor.flatten() for tensor in tensors])
-            exchange(message)
+            self._exchange(lambda: exchange(message))
             parts = message.split([tensor.numel() for tensor in tensors])
             for tensor, part in zip(tensors, parts, strict=True):
                 tensor.copy_(part.view_as(tensor))
+
+    def _exchange(self, talk: Callable[[], object]) -> None:
+        if self.size == 1:
+            return
+        try:
+            talk()
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise ConnectionError(f"another process of this run has ended, or cannot be reached: {reason}") from error
 
 
 ALONE = Team()
@@ -93,15 +124,18 @@ def joined(device: torch.device | str) -> Iterator[tuple[Team, torch.device]]:
         device: ``"cpu"``, or ``"cuda"`` for the GPU of the process's own; NCCL connects GPUs, and gloo all else.
 
     Yields:
-        ``ALONE`` and the device itself in a process that torchrun has not started.
+        ``ALONE`` and the device itself in a process that torchrun has not started. All leave the block together, so
+        that torchrun starts all of them again where it may, should the leader fail in what it does last.
 
     Raises:
         ValueError: for more processes on a machine than it has GPUs.
     """
+    global _meeting
     device = torch.device(device)
-    if not dist.is_torchelastic_launched():
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield ALONE, device
         return
+    _meeting, team = _meet()
     if device.type == "cuda":
         local = int(os.environ["LOCAL_RANK"])
         if local >= torch.cuda.device_count():
@@ -111,8 +145,44 @@ def joined(device: torch.device | str) -> Iterator[tuple[Team, torch.device]]:
             )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=_meeting, rank=team.rank, world_size=team.size, timeout=PATIENCE)
+    # After an error the group is left to the end of the process, which others notice: it has said why by then.
+    yield team, device
+    team.wait()
+    dist.destroy_process_group()
+    _meeting = None
+
+
+def first_to_fail() -> bool:
+    """Whether no process of the team has failed before: what the others have to say is the same again, or an echo."""
     try:
-        yield Team(dist.get_rank(), dist.get_world_size()), device
-    finally:
-        dist.destroy_process_group()
+        return _meeting is None or int(_meeting.add("failed", 1)) == 1
+    except RuntimeError:  # torchrun is gone, and its store
+        return True
+
+
+def _meet() -> tuple[Store, Team]:
+    """Find the other processes of this attempt: a store that they alone share, and this one's place among them.
+
+    The store that torchrun lends outlives a restart, and with it the addresses of processes that have died; torchrun's
+    count of restarts is another one on every machine. So the leader thinks of a name for this attempt, and tells it to
+    who asks until all have answered. A question may be a dead process's, but then nobody reads what it is told.
+    """
+    # Not every torch can do this, and those that cannot are never launched by torchrun.
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+    name, absent = uuid4().hex, set(range(1, size))
+    if rank > 0:
+        store.set(f"question {rank}", name)
+        name = store.get(f"answer {name}").decode()
+        store.set(f"{name} {rank}", "here")
+    while rank == 0 and absent:
+        for other in absent:
+            if store.check([f"question {other}"]):
+                store.set("answer " + store.get(f"question {other}").decode(), name)
+        time.sleep(PAUSE)
+        absent = {other for other in absent if not store.check([f"{name} {other}"])}
+    return PrefixStore(name, store), Team(rank, size)

@@ -16,6 +16,9 @@ is smaller, the outermost part of that reach is missing, in which trained networ
 any overlap: networks that look at the whole tile before their last layer (squeeze-and-excitation, attention, instance
 and group normalisation), and the published form of the hooks at the edge of the slide, where it wraps around. Methods
 that weigh by means over the picture (Grad-CAM) or divide by its score (LRP) have no local values and are refused.
+
+Begun with ``torchrun --nproc-per-node 4 -m smoothsal_lib slide`` and the same options, four processes share the tiles;
+with ``--nnodes`` as well, those of several machines that have FOLDER in common. The heatmap is the same to the byte.
 """
 
 from __future__ import annotations
@@ -60,8 +63,9 @@ from smoothsal_lib.explain import METHODS, as_method, explain
 from smoothsal_lib.extract import REDUCTIONS, saliency_map
 from smoothsal_lib.fixes import NAMES, Surrogate
 from smoothsal_lib.layers import INPUT, HiddenLayer, check_images, hidden_layers, total_stride
-from smoothsal_lib.ledger import Ledger
+from smoothsal_lib.ledger import Ledger, own_path, own_paths
 from smoothsal_lib.models import WINDOW, load_model, load_surrogate, normalize
+from smoothsal_lib.parallel import ALONE, Team, joined
 from smoothsal_lib.record import provenance
 from smoothsal_lib.state import preserved
 
@@ -398,21 +402,27 @@ def _linear(
 
 @dataclass(frozen=True)
 class _Store:
-    """The maps of all tiles on the disk, mapped for each access anew, so that no page of them stays in memory."""
+    """The maps of all tiles on the disk, mapped for each access anew, so that no page of them stays in memory.
+
+    Every process writes a file of its own, since files are mapped page by page, and the maps of two tiles may share a
+    page. It has room for all tiles, but holds, and takes from the disk, those of that process only.
+    """
 
     path: Path
     shape: tuple[int, int, int]
 
-    def _mapped(self) -> np.memmap[Any, Any]:
-        return np.memmap(self.path, np.float32, "r+" if self.path.exists() else "w+", shape=self.shape)
-
-    def write(self, indices: Sequence[int], maps: Tensor) -> None:
-        mapped = self._mapped()
+    def write(self, rank: int, indices: Sequence[int], maps: Tensor) -> None:
+        path = own_path(self.path, rank)
+        mapped = np.memmap(path, np.float32, "r+" if path.exists() else "w+", shape=self.shape)
         mapped[list(indices)] = maps.detach().float().cpu().numpy()
         mapped.flush()
 
-    def read(self, index: int) -> Values:
-        return np.array(self._mapped()[index])
+    def read(self, rank: int, index: int) -> Values:
+        return np.array(np.memmap(own_path(self.path, rank), np.float32, "r", shape=self.shape)[index])
+
+    def remove(self) -> None:
+        for path in own_paths(self.path):
+            path.unlink()
 
 
 def explain_slide(
@@ -424,6 +434,7 @@ def explain_slide(
     surrogate: Surrogate | None = None,
     command: str = "smoothsal_lib slide",
     progress: bool = False,
+    team: Team = ALONE,
 ) -> dict[str, Any]:
     """Run detector and explanation over the tissue of a slide.
 
@@ -448,16 +459,19 @@ def explain_slide(
         polygons: outlines from :func:`smoothsal_lib.datasets.slides.load_annotations`, for the overview.
         surrogate: for the fix of that name.
         command: what goes into the summary.
-        progress: draw a bar on stderr.
+        progress: draw a bar on stderr, in the process that leads: over its own share of the tiles.
+        team: the processes that share the tiles; the leader puts them together. See
+            :func:`smoothsal_lib.parallel.joined`.
 
     Returns:
-        The summary.
+        The summary, in every process.
 
     Raises:
         ValueError: for a slide without tissue, a folder with tiles of other settings, a missing surrogate, a layer with
             other strides down than right, or as :func:`probe`, :func:`smoothsal_lib.datasets.slides.tile_grid` and
             :func:`smoothsal_lib.explain`.
-        ConnectionError: when a server fails; the same call goes on from there.
+        ConnectionError: when a server fails, or another process of the team has ended; the same call goes on from
+            there.
     """
     if (plan.fix == "surrogate") != (surrogate is not None):
         raise ValueError(f"fix {plan.fix!r} and {'no' if surrogate is None else 'a'} surrogate do not go together")
@@ -479,7 +493,7 @@ def explain_slide(
         )
     settings = {"slide": slide.name, "dimensions": slide.dimensions, "slide_mpp": slide.mpp, **asdict(plan)}
     settings |= {"model": type(model).__name__, "weights": fingerprint(model, surrogate), "tiles": len(grid.tiles)}
-    ledger = Ledger(out / "tiles.partial.jsonl", settings)
+    ledger = Ledger(out / "tiles.partial.jsonl", settings, team)
     mosaics = [
         Mosaic(grid, layer.shape[1:], layer.stride, layer.offset, plan.rim_pixels)
         for layer in (view.layer, view.answer)
@@ -490,16 +504,26 @@ def explain_slide(
     ]
     like = next(model.parameters())
     batches = [grid.tiles[i : i + plan.batch] for i in range(0, len(grid.tiles), plan.batch)]
-    for number, batch in enumerate(tqdm(batches, "tiles", unit="batch", file=sys.stderr, disable=not progress)):
-        if str(number) in ledger:
-            continue
-        read, damaged = _read(slide, batch, grid)
+    own = team.share([number for number in range(len(batches)) if str(number) not in ledger])
+    hidden = not (progress and team.leads)
+    for number in tqdm(own, "tiles", unit="batch", file=sys.stderr, disable=hidden):
+        read, damaged = _read(slide, batches[number], grid)
         if read:
             x = normalize(torch.stack(list(read.values())).to(like) / 255)
             for store, maps in zip(stores, view.maps(model, x, plan, surrogate), strict=True):
-                store.write(list(read), maps)
-        ledger.add(str(number), damaged)
-    skipped = {int(index): reason for piece in ledger.pieces.values() for index, reason in piece.items()}
+                store.write(team.rank, list(read), maps)
+        ledger.add(str(number), {"by": team.rank, "damaged": damaged})
+    ledger.gather(str(number) for number in range(len(batches)))
+    if not team.leads:
+        return team.tell({})
+    pieces = ledger.pieces
+    skipped = {int(index): reason for piece in pieces.values() for index, reason in piece["damaged"].items()}
+    makers = {
+        tile.index: int(pieces[str(number)]["by"])
+        for number, batch in enumerate(batches)
+        for tile in batch
+        if tile.index not in skipped
+    }
     if len(skipped) == len(grid.tiles):
         raise ValueError(f"none of {len(skipped)} tiles of {slide.name!r} can be read: {next(iter(skipped.values()))}")
     summary = {
@@ -510,17 +534,17 @@ def explain_slide(
         "skipped": [
             {"tile": i, "x": grid.tiles[i].x, "y": grid.tiles[i].y, "reason": skipped[i]} for i in sorted(skipped)
         ],
-        **_write_heatmap(out / HEATMAP, slide, mosaics, stores, skipped),
+        **_write_heatmap(out / HEATMAP, slide, mosaics, stores, makers),
         "positions": view.positions,
         "local_probability": view.detector.dense or view.detector.layer is not None,
         "percentile_of_overview": PERCENTILE,
     }
     _write_overview(out / PICTURE, slide, out / HEATMAP, mosaics[0], polygons or {})
     (out / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
+    ledger.remove()  # first: maps without a ledger are made anew, but a ledger without its maps could not go on
     for store in stores:
-        store.path.unlink(missing_ok=True)
-    ledger.remove()
-    return summary
+        store.remove()
+    return team.tell(summary)
 
 
 def _read(slide: Slide, batch: Sequence[Tile], grid: Grid) -> tuple[dict[int, Tensor], dict[str, str]]:
@@ -541,13 +565,13 @@ def _provenance(command: str, device: torch.device) -> dict[str, Any]:
 
 
 def _write_heatmap(
-    path: Path, slide: Slide, mosaics: Sequence[Mosaic], stores: Sequence[_Store], skipped: Mapping[int, str]
+    path: Path, slide: Slide, mosaics: Sequence[Mosaic], stores: Sequence[_Store], makers: Mapping[int, int]
 ) -> dict[str, Any]:
-    """Write the OME-TIFF; returns what the summary says of it."""
+    """Write the OME-TIFF of the tiles that these processes made; returns what the summary says of it."""
     saliency, probability = mosaics
 
     def stored(store: _Store, index: int) -> Values | None:
-        return None if index in skipped else store.read(index)
+        return store.read(makers[index], index) if index in makers else None
 
     def block(top: int, left: int, height: int, width: int) -> Values:
         values, covered = saliency.block(partial(stored, stores[0]), top, left, height, width)
@@ -613,7 +637,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m smoothsal_lib slide",
         description="Run detector and explanation over a whole slide. Finished tiles lie in --out until all are done; "
-        "the same command goes on where a killed one stopped.",
+        "the same command goes on where a killed one stopped, with any number of processes under torchrun.",
     )
     made.add_argument("slide", help="a TIFF or SVS file, or its http address")
     made.add_argument("--out", type=Path, required=True, help=f"the folder for {HEATMAP}, {PICTURE} and {SUMMARY}")
@@ -642,17 +666,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     """``python -m smoothsal_lib slide``; ``--help`` lists the options."""
     options = parser().parse_args(argv)
     chosen = {name: getattr(options, name) for name in asdict(SlidePlan(INPUT))}
-    plan = SlidePlan(**chosen)
-    polygons = load_annotations(options.annotations) if options.annotations else {}
-    model = load_camelyon_model(options.weights) if options.weights else load_model(options.model)
-    model = model.to(options.device)
-    surrogate = None
-    if plan.fix == "surrogate":
-        if options.weights and not options.surrogate:
-            raise ValueError("no surrogate of other weights ships with the library: give --surrogate")
-        surrogate = Surrogate.load(options.surrogate) if options.surrogate else load_surrogate(options.model)
-        surrogate = surrogate.to(options.device)
-    with open_slide(options.slide, options.slide_mpp) as slide:
+    with joined(options.device) as (team, device):
+        plan = SlidePlan(**chosen)
+        polygons = load_annotations(options.annotations) if options.annotations else {}
+        model = load_camelyon_model(options.weights) if options.weights else load_model(options.model)
+        model = model.to(device)
+        surrogate = None
+        if plan.fix == "surrogate":
+            if options.weights and not options.surrogate:
+                raise ValueError("no surrogate of other weights ships with the library: give --surrogate")
+            surrogate = Surrogate.load(options.surrogate) if options.surrogate else load_surrogate(options.model)
+            surrogate = surrogate.to(device)
         words = [
             f"--{'class' if name == 'target' else name} {value}" for name, value in chosen.items() if value is not None
         ]
@@ -660,8 +684,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         words += [f"--slide-mpp {options.slide_mpp}"] if options.slide_mpp else []
         words += ["--annotations", options.annotations.name] if options.annotations else []
         network = f"--weights {options.weights.name}" if options.weights else f"--model {options.model}"
-        command = " ".join(["smoothsal_lib slide", slide.name, network, *words])
-        summary = explain_slide(slide, model, plan, options.out, polygons, surrogate, command, progress=True)
+        with open_slide(options.slide, options.slide_mpp) as slide:
+            command = " ".join(["smoothsal_lib slide", slide.name, network, *words])
+            summary = explain_slide(slide, model, plan, options.out, polygons, surrogate, command, True, team)
+    if not team.leads:
+        return
     print(f"{summary['explained']} of {summary['tiles']} tiles explained: {options.out / HEATMAP}")
     for one in summary["skipped"]:
         print(f"skipped tile {one['tile']} at ({one['x']:.0f}, {one['y']:.0f}): {one['reason']}")

@@ -433,6 +433,25 @@ def test_left_over_tiles_without_a_ledger_are_not_used(tissue: Path, tmp_path: P
     assert (tmp_path / "out" / HEATMAP).read_bytes() == (tmp_path / "clean" / HEATMAP).read_bytes()
 
 
+def test_killed_while_tidying_up(tissue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A ledger that outlived the maps would make the next run believe in maps that are gone."""
+
+    def killed(self: slide_module._Store) -> None:
+        raise KeyboardInterrupt
+
+    wanted, out = SlidePlan("layer2.1", **SMALL), tmp_path / "out"
+    with open_slide(tissue) as slide:
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(slide_module._Store, "remove", killed)
+            explain_slide(slide, detector(), wanted, out)
+        before = (out / HEATMAP).read_bytes()
+        for left in out.glob("*.partial"):
+            left.write_bytes(b"")
+        explain_slide(slide, detector(), wanted, out)
+    assert (out / HEATMAP).read_bytes() == before
+    assert sorted(one.name for one in out.iterdir()) == sorted([HEATMAP, PICTURE, SUMMARY])
+
+
 def test_bad_wishes_are_answered_in_one_line(tissue: Path, tmp_path: Path):
     for changes, message in (
         ({"method": "grad_cam"}, "grad_cam has no local values, so its tiles do not fit together: use cam or gradient"),
