@@ -169,7 +169,7 @@ def as_labels(target: Target, n: int) -> Tensor | None:
     if target is None:
         return None
     try:
-        given = torch.as_tensor(target)
+        given = target if isinstance(target, Tensor) else torch.as_tensor(target, device="cpu")
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"expected the target as an integer or one an image, got {target!r:.80}") from None
     if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:

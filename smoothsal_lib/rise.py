@@ -99,12 +99,13 @@ def _masks(count: int, chunk: int, cells: int, keep: float, x: Tensor, seed: int
     the random shift every mask would have its steps at the same places, and so would the map.
     """
     height, width = x.shape[2:]
-    cell = torch.tensor([-(-height // cells), -(-width // cells)], dtype=torch.float64)
+    cell = torch.tensor([-(-height // cells), -(-width // cells)], dtype=torch.float64, device="cpu")
     size = [int(side) * (cells + 1) for side in cell]
     generator = torch.Generator().manual_seed(seed)
     for start in range(0, count, chunk):
         # One row of numbers a mask, so that the chunks' size does not change which numbers a mask gets.
-        numbers = torch.rand(min(chunk, count - start), 2 + cells * cells, generator=generator, dtype=torch.float64)
+        shape = (min(chunk, count - start), 2 + cells * cells)
+        numbers = torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu")
         grid = (numbers[:, 2:] < keep).to(x.device, torch.promote_types(x.dtype, torch.float32))
         large = F.interpolate(grid.view(-1, 1, cells, cells), size, mode="bilinear", align_corners=False)
         top, left = (numbers[:, :2] * cell).long().to(x.device).T

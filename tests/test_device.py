@@ -56,6 +56,20 @@ def test_rise(way: str, device: str, x: Tensor) -> None:
     assert_near(way, device, call, x)
 
 
+@pytest.mark.parametrize("what", [*EXPLAINED, *FIXES[:4], "rise"])  # the others begin by making a network
+def test_another_default_device_changes_nothing(what: str, x: Tensor) -> None:
+    """As a GPU may be; ``meta`` stands for it, on which a tensor that came there by mistake has no values."""
+    model = build("residual")
+    options = EXPLAINED.get(what, {"method": "deeplift"})
+    call = partial(explained, options, what if what in FIXES else None)
+    if what == "rise":
+        call = partial(lambda model, x: {"rise": rise(model, x, TARGETS, masks=20)})
+    expected = call(model, x)
+    with torch.device("meta"):
+        found = call(model, x)
+    assert all(torch.equal(attribution, expected[name]) for name, attribution in found.items())
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("way", ["float32", "autocast", "bfloat16"])
 def test_what_deeplift_gives_adds_up_to_the_change_of_the_score(way: str, device: str, x: Tensor) -> None:
