@@ -346,6 +346,9 @@ def sample(model: nn.Module, x: Tensor, sampling: Sampling, attribute: Attribute
 
     Returns:
         ``{key: (N, ...)}``, of the attributions' dtype.
+
+    Raises:
+        MemoryError: where a single look does not fit.
     """
     found: dict[Key, _Running] = {}
     at_once = max(1, sampling.batch // len(x))
