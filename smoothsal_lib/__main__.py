@@ -1,11 +1,11 @@
 """``python -m smoothsal_lib evaluate``, ``... report`` and ``... slide``."""
 
+import importlib
 import sys
 
-from smoothsal_lib import evaluate, report, slide
 from smoothsal_lib.parallel import first_to_fail
 
-COMMANDS = {"evaluate": evaluate.main, "report": report.main, "slide": slide.main}
+COMMANDS = ("evaluate", "report", "slide")  # modules, of which only the one that is asked for is imported
 
 
 def main() -> None:
@@ -16,8 +16,8 @@ def main() -> None:
             f"usage: python -m smoothsal_lib {{{','.join(COMMANDS)}}} ...   (--help after a command lists its options)"
         )
     try:
-        COMMANDS[name](rest)
-    except (ValueError, FileNotFoundError, ConnectionError, ModuleNotFoundError) as error:
+        importlib.import_module(f"smoothsal_lib.{name}").main(rest)
+    except (ValueError, FileNotFoundError, ConnectionError, MemoryError, ModuleNotFoundError) as error:
         sys.exit(f"python -m smoothsal_lib {name}: {error}" if first_to_fail() else 1)
 
 

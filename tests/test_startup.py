@@ -57,3 +57,17 @@ def test_what_is_imported_late_is_there_all_the_same(brought: dict[str, set[str]
     assert {"matplotlib", "smoothsal_lib.plot", "smoothsal_lib.widgets"} <= brought["all names"]
     with pytest.raises(AttributeError, match="no attribute 'explian'"):
         sal.explian  # noqa: B018
+
+
+def test_the_command_line_says_its_usage_before_it_imports_a_command() -> None:
+    script = (
+        "import runpy, sys, torch, torchvision\n"
+        "before, sys.argv = set(sys.modules), ['smoothsal_lib', '--help']\n"
+        "try: runpy.run_module('smoothsal_lib', run_name='__main__')\n"
+        "except SystemExit as end: assert 'usage: ' in str(end)\n"
+        "print(*(set(sys.modules) - before))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    brought = set(done.stdout.split())
+    assert HEAVY & brought == {name for name in LATER if f"smoothsal_lib.{name}" in brought} == set()
