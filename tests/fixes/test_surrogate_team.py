@@ -5,6 +5,7 @@ Run by torchrun, this file is what each of the processes does.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,10 +17,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
 
 from smoothsal_lib.fixes import surrogate as surrogate_module
 from smoothsal_lib.fixes.surrogate import Surrogate, fit_surrogate
 from smoothsal_lib.parallel import ALONE, Team, joined
+from smoothsal_lib.training import surrogate as training
 
 TESTS = Path(__file__).parents[1]
 sys.path.append(str(TESTS))
@@ -84,12 +87,26 @@ def main(folder: Path) -> None:
                 found = fit(name, team, folder / "fit.pt" if name == "killed" else None)
                 torch.save(outcome(found), folder / f"{name} {team.rank}.pt")
     (folder / f"attempts {team.rank}").write_text(attempt)
+    command(folder, folder / "team")
+
+
+def command(folder: Path, out: Path) -> None:
+    """The command line, which finds its team by itself, on the pictures in ``folder``."""
+    pictures = str(folder / "pictures")
+    words = ["--model", "tiny_resnet", "--images-from", pictures, "--held-out-from", pictures, "--images", "all"]
+    words += ["--recipe", "paper", "--epochs", "1", "--size", "32", "--batch-size", "5", "--workers", "0"]
+    training.main([*words, "--device", "cpu", "--out", str(out)])
 
 
 @pytest.fixture(scope="module", params=[2, 3])
 def launched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     """The folder with what came out of every process, and their number."""
     folder = tmp_path_factory.mktemp(f"team{request.param}")
+    for number in range(11):
+        (folder / "pictures" / f"{number % 2}").mkdir(parents=True, exist_ok=True)
+        generator = torch.Generator().manual_seed(number)
+        picture = to_pil_image(torch.rand(3, 36, 36, generator=generator))
+        picture.save(folder / "pictures" / f"{number % 2}" / f"{number}.png")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(request.param)]
     command += ["--max-restarts", "1", __file__, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -115,6 +132,17 @@ def test_a_killed_fit_ends_like_the_other(launched: tuple[Path, int]) -> None:
         found, expected = (torch.load(folder / f"{name} {rank}.pt") for name in ("killed", "stream"))
         assert all(found["weights"][name].equal(weight) for name, weight in expected["weights"].items())
         assert (found["errors"], found["record"]) == (expected["errors"], expected["record"])
+
+
+def test_the_command_in_several_processes(launched: tuple[Path, int], tmp_path: Path) -> None:
+    """In float32, and stored in half precision: not bit for bit."""
+    folder, size = launched
+    command(folder, tmp_path)
+    ours, theirs = (Surrogate.load(out / "tiny_resnet_surrogate.safetensors") for out in (folder / "team", tmp_path))
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=1e-3, atol=1e-4)
+    record = json.loads((folder / "team" / "results" / "tiny_resnet_surrogate.json").read_text())
+    assert record["images"] == record["presentations"] == 11 and record["device"].startswith(f"{size} processes")
+    assert not (folder / "team" / "tiny_resnet_surrogate.checkpoint.pt").exists()
 
 
 if __name__ == "__main__":
