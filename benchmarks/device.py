@@ -205,9 +205,11 @@ def seconds(run: Callable[[], object], device: str, repeats: int) -> float:
     return statistics.median(taken[1:])
 
 
-def scoring(device: str, model: nn.Module, x: Tensor, repeats: int) -> list[Row]:
+def scoring(device: str, model: nn.Module, x: Tensor, repeats: int, compiled: bool) -> list[Row]:
     """A forward pass, as it is and compiled; how long compiling takes, and after how many pictures it has paid."""
-    modes = {"as it is": None, "compiled": "default"} | ({"CUDA graphs": "reduce-overhead"} if device == "cuda" else {})
+    modes: dict[str, str | None] = {"as it is": None}
+    if compiled:
+        modes |= {"compiled": "default"} | ({"CUDA graphs": "reduce-overhead"} if device == "cuda" else {})
     rows: list[Row] = []
     with torch.inference_mode():
         expected = model(x)
@@ -300,7 +302,9 @@ def main() -> None:
     """Check, measure, print, store."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--quick", action="store_true", help="fewer repeats, smaller batches")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer repeats, smaller batches, nothing compiled by a CPU"
+    )
     options = parser.parse_args()
     device, gpu = options.device, options.device == "cuda"
     print(torch.cuda.get_device_name() if gpu else "No GPU: everything runs on the CPU.", file=sys.stderr)
@@ -318,7 +322,9 @@ def main() -> None:
     waited = waiting(device, sal.load_model("tiny_resnet").to(device), photos.to(device))
     model = random_resnet18().to(device)
     pixels, batch = (224, 128) if gpu else (64, 16)
-    scored = scoring(device, model, torch.randn(batch, 3, pixels, pixels, device=device), repeats)
+    scored = scoring(
+        device, model, torch.randn(batch, 3, pixels, pixels, device=device), repeats, gpu or not options.quick
+    )
     loaded = loading(device, model, pixels, batch, 64 if gpu else 4)
     batches = ([1, 8, 32] if options.quick else [1, 8, 32, 128]) if gpu else [1] if options.quick else [1, 4]
     rates, shares = throughput(device, 224, batches, repeats)
