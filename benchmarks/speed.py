@@ -178,9 +178,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=1, help="pictures at once")
-    parser.add_argument("--size", type=int, default=224, help="of the pictures, in pixels: a multiple of 32")
-    parser.add_argument("--seconds", type=float, default=25.0, help="about how long the repeats of one run may take")
+    parser.add_argument("--size", type=int, default=224, help="of the pictures, in pixels: a multiple of 14")
+    parser.add_argument("--seconds", type=float, default=20.0, help="about how long the repeats of one run may take")
     options = parser.parse_args()
+    if options.size < 56 or options.size % 14:
+        parser.error(f"--size {options.size}: the 28 steps of insertion must be equal, so give 56, 70, 84 or so")
     device = torch.device(options.device)
 
     started = time.perf_counter()

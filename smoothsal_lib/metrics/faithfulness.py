@@ -203,7 +203,8 @@ def _exchanged(before: Tensor, after: Tensor, order: Tensor, counts: Tensor, mos
 
     They come as (n, C, H, W), never more than ``most`` at a time: there may be one for every pixel.
     """
-    ranks = order.argsort(dim=1)  # the inverse of a permutation: at which place each pixel comes
+    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    ranks = torch.empty_like(order).scatter_(1, order, places)  # the inverse: at which place each pixel comes
     for old, new, rank in zip(before, after, ranks, strict=True):
         for some in counts.to(rank.device).split(most):
             taken = rank.view(1, 1, *old.shape[1:]) < some.view(-1, 1, 1, 1)
