@@ -343,7 +343,7 @@ def main() -> None:
     for row in rows:
         print({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()})
     stored = {
-        **provenance("benchmarks.surrogates", device),
+        **provenance(f"benchmarks.surrogates --batch {batch} --repeats {options.repeats}", device),
         "size": SIZE,
         "batch": batch,
         "repeats": options.repeats,
