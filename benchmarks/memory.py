@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 import torchvision
+from tqdm import tqdm
 
 import smoothsal_lib as sal
 from benchmarks.case import Case
@@ -28,7 +29,7 @@ from benchmarks.ours import explain, plain
 
 Row = dict[str, Any]
 TARGET = 1.5
-REPEATS = 2
+REPEATS = 1  # the peak hardly differs from process to process
 PICTURES = 8  # enough to outweigh the noise of the allocator, and few enough for a laptop
 
 
@@ -92,7 +93,8 @@ def measure(device: torch.device, size: int = 224) -> list[Row]:
     """The table's rows of memory."""
     if device.type == "cpu" and not Path("/proc/self/clear_refs").exists():
         return []  # neither macOS nor Windows notes a peak that can be reset
-    found = {name: statistics.median(child(name, device, size) for _ in range(REPEATS)) for name in RUNS}
+    shown = tqdm(RUNS, desc="memory", file=sys.stderr, leave=False)
+    found = {name: statistics.median(child(name, device, size) for _ in range(REPEATS)) for name in shown}
     rows = []
     for name, (_, floor, aimed) in RUNS.items():
         ratio = found[name] / found[floor]
