@@ -164,11 +164,11 @@ def measure(case: Case, contenders: Sequence[Contender], budget: float) -> list[
 
 def table(rows: Sequence[Row], missing: Sequence[str] = ()) -> str:
     """The rows as one table, with a line for every peer that is missing."""
-    lines = [f"{'run':24s}{'who':22s}{'cost':>11s}{'ratio':>8s}  {'of':28s}{'target':>8s}  {'verdict':8s}note"]
+    lines = [f"{'run':32s}{'who':22s}{'cost':>11s}{'ratio':>8s}  {'of':28s}{'target':>8s}  {'verdict':8s}note"]
     for each in rows:
         cost = f"{each['seconds']:9.3f} s" if "seconds" in each else f"{each['MiB']:7.0f} MiB"
         goal = "" if each["target"] is None else f"{'>=' if each['at_least'] else '<='} {each['target']:g}"
-        start = f"{each['run']:24s}{each['who']:22s}{cost:>11s}{each['ratio']:8.2f}  {each['floor']:28s}"
+        start = f"{each['run']:32s}{each['who']:22s}{cost:>11s}{each['ratio']:8.2f}  {each['floor']:28s}"
         lines.append(f"{start}{goal:>8s}  {each['verdict']:8s}{each['note']}".rstrip())
     return "\n".join([*lines, *missing])
 
@@ -179,7 +179,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=1, help="pictures at once")
     parser.add_argument("--size", type=int, default=224, help="of the pictures, in pixels: a multiple of 14")
-    parser.add_argument("--seconds", type=float, default=20.0, help="about how long the repeats of one run may take")
+    parser.add_argument("--seconds", type=float, default=15.0, help="about how long the repeats of one run may take")
     options = parser.parse_args()
     if options.size < 56 or options.size % 14:
         parser.error(f"--size {options.size}: the 28 steps of insertion must be equal, so give 56, 70, 84 or so")
