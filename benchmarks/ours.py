@@ -78,6 +78,8 @@ FLOORS = {
     "gradient": _ONE_PASS,
     "gradient, layers='all'": _ONE_PASS,
     "NormGrad": _ONE_PASS,
+    "NormGrad after a step, order 1": _ONE_PASS,
+    "NormGrad after a step, order 2": _ONE_PASS,
     "Grad-CAM": _ONE_PASS,
     "DeepLift": Floor("a pass of twice the batch", _plain(lambda case: 2, lambda case: 2)),
     "integrated gradients": Floor("33 passes", _plain(lambda case: case.steps + 1, lambda case: 1)),
@@ -187,6 +189,22 @@ def _everywhere_error(case: Case) -> float:
     return off({name: found[name] for name in case.layers}, paper.gradients(case))
 
 
+def _stepped(order: int) -> Contender:
+    """NormGrad after an inner step. Its time does not depend on the rate, and after a tiny step it is what it was."""
+
+    def call(case: Case, rate: float = 1e-3) -> Maps:
+        return explain(case, "normgrad", meta=sal.MetaStep(rate, order))
+
+    return Contender(
+        f"NormGrad after a step, order {order}",
+        WHO,
+        call,
+        lambda case: off(call(case, 1e-6), explain(case, "normgrad")),
+        "without a step, at rate 1e-6",
+        1e-3,
+    )
+
+
 def _fit_error(case: Case) -> float:
     """The worst stage's distance from its convolution, on pictures kept out; a constant has 1."""
     return max(error["l2"] for error in fitted(case).errors.values())
@@ -244,6 +262,8 @@ def contenders() -> list[Contender]:
         Contender(
             "NormGrad", WHO, lambda case: explain(case, "normgrad"), _normgrad_error, "outer products in full", 1e-3
         ),
+        _stepped(1),
+        _stepped(2),
         Contender(
             "Grad-CAM", WHO, lambda case: explain(case, "grad_cam"), _grad_cam_error, "its formula, by layer", 1e-3
         ),
