@@ -40,6 +40,7 @@ from smoothsal_lib.metrics.detection import auc, auc_interval
 from smoothsal_lib.metrics.fidelity import prediction_difference
 from smoothsal_lib.metrics.sanity import random_maps
 from smoothsal_lib.models import DenseResNet, load_model, load_surrogate
+from smoothsal_lib.precision import fast_autocast, precision
 from smoothsal_lib.training.detector import CLASSES, TEST_SEED
 from smoothsal_lib.training.fidelity import all_logits
 
@@ -293,7 +294,7 @@ def faithfulness(model: nn.Module, fixes: Mapping[str, str | Fix | None], some: 
         maps[Quantity("", LAST, fix, "grad_cam")] = explain(model, x, TARGET, LAST, "grad_cam", repair)[LAST]
     found = Values()
     named = {str(i): one for i, one in enumerate(maps.values())}
-    with torch.autocast(x.device.type, torch.bfloat16):
+    with fast_autocast(x.device):
         inserted = insertion(model, x, named, TARGET, STEPS, activation="sigmoid")
         deleted = deletion(model, x, named, TARGET, STEPS, activation="sigmoid")
     for key, up, down in zip(maps, inserted.values(), deleted.values(), strict=True):
@@ -407,7 +408,7 @@ def main(argv: list[str] | None = None) -> None:
         detectors=facts,
         steps=STEPS,
         path=PATH,
-        scored_on="the unrepaired network, by its sigmoid, in bfloat16",
+        scored_on=f"the unrepaired network, by its sigmoid, in {precision(arguments.device)}",
     )
     for ledger in ledgers:
         ledger.remove()

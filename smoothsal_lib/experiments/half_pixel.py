@@ -29,6 +29,7 @@ from smoothsal_lib.metrics.faithfulness import insertion
 from smoothsal_lib.metrics.localisation import TOLERANCE, energy_in_box, pointing_game
 from smoothsal_lib.metrics.locality import shift
 from smoothsal_lib.models import load_model, normalize
+from smoothsal_lib.precision import fast_autocast
 
 METHODS = ("gradient", "deeplift")
 TRAINED, LINEAR = "trained", "linear"
@@ -178,7 +179,7 @@ def insertions(
             fix: resize_map(saliency_map(attributions[name]), (x.shape[2], x.shape[3]), layers[name])
             for fix, attributions in found.items()
         }
-        with torch.autocast(x.device.type, torch.bfloat16):  # forward passes only
+        with fast_autocast(x.device):  # forward passes only
             curves = insertion(model, x.contiguous(memory_format=torch.channels_last), maps, target, STEPS)
         for fix, curve in curves.items():
             values.setdefault(((TRAINED, method, name, "insertion"), fix), []).append(curve.auc)

@@ -25,6 +25,7 @@ from smoothsal_lib.layers import HiddenLayer, hidden_layers
 from smoothsal_lib.metrics import checkerboard_energy, deletion, insertion, total_variation
 from smoothsal_lib.metrics.localisation import TOLERANCE, energy_in_box, pointing_game
 from smoothsal_lib.models import load_model, load_surrogate, normalize
+from smoothsal_lib.precision import fast_autocast, precision
 
 METHODS = ("gradient", "deeplift")
 LAYERS = ("layer1.1", "layer2.1", "layer3.1")  # what the strided convolutions are fed
@@ -115,7 +116,7 @@ def measure(
 
 def _faithfulness(scorer: nn.Module, x: Tensor, target: Tensor, maps: Sequence[Tensor], steps: int) -> list[Values]:
     named = {str(i): one for i, one in enumerate(maps)}
-    with torch.autocast(x.device.type, torch.bfloat16):
+    with fast_autocast(x.device):
         inserted = insertion(scorer, x, named, target, steps)
         deleted = deletion(scorer, x, named, target, steps)
     areas = [(inserted[name].auc.cpu(), deleted[name].auc.cpu()) for name in named]
@@ -198,7 +199,7 @@ def main(argv: list[str] | None = None) -> None:
     boxes = tiny_imagenet.load_boxes("val", arguments.data, arguments.limit)
     measured = measure(model, images, boxes, repairs, arguments.steps)
     facts = {
-        "scored_on": "the original network, in bfloat16",
+        "scored_on": f"the original network, in {precision(arguments.device)}",
         "tuning": f"cut-off of the best {TUNED_BY} on the other half of the images",
     }
     save(arguments, len(images), list(rows(measured)), steps=arguments.steps, **facts)

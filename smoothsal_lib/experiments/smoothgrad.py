@@ -23,6 +23,7 @@ from smoothsal_lib.ledger import Ledger
 from smoothsal_lib.metrics import checkerboard_energy, insertion, total_variation
 from smoothsal_lib.metrics.localisation import energy_in_box
 from smoothsal_lib.models import load_model, load_surrogate, normalize
+from smoothsal_lib.precision import fast_autocast, precision
 from smoothsal_lib.sampling import SmoothGrad
 
 LAYERS = (INPUT, "layer1.1", "layer2.1", "layer3.1")  # the picture, and what the strided convolutions are fed
@@ -82,7 +83,7 @@ def measured(
         overlay = on_picture(magnitude, (x.shape[2], x.shape[3]), places.get(layer))
         note("energy_in_box", layer, energy_in_box(overlay, boxes))
     if score:
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with fast_autocast(x.device):
             for name, maps in {
                 "insertion": attributions,
                 "insertion_magnitude": {k: a.abs() for k, a in attributions.items()},
@@ -163,7 +164,7 @@ def main(argv: list[str] | None = None) -> None:
                     if key not in ledger:
                         scored = chosen and looks in SCORED
                         ledger.add(key, measured(model, x, target, objects, mean, places, scored))
-    facts = {"noise": NOISE, "insertion": f"{STEPS} steps, on the original network, in bfloat16"}
+    facts = {"noise": NOISE, "insertion": f"{STEPS} steps, on the original network, in {precision(arguments.device)}"}
     save(arguments, arguments.limit, list(rows(ledger)), **facts)
     ledger.remove()
 

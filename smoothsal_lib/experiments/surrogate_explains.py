@@ -31,6 +31,7 @@ from smoothsal_lib.metrics.fidelity import agreement, prediction_difference, pro
 from smoothsal_lib.metrics.sanity import random_maps
 from smoothsal_lib.metrics.similarity import rank_correlation
 from smoothsal_lib.models import load_model, load_surrogate, normalize
+from smoothsal_lib.precision import fast_autocast, precision
 
 METHODS = ("gradient", "deeplift")
 LAYERS = ("layer1.1", "layer2.1", "layer3.1", "layer4.0")  # what the strided convolutions are fed; and no stride above
@@ -137,7 +138,7 @@ def scores(
     pictures = x.contiguous(memory_format=torch.channels_last)
     values: Values = {}
     for network, repair in ((ORIGINAL, None), (SURROGATE, fix)):
-        with smoothed(model, repair), torch.autocast(x.device.type, torch.bfloat16):  # forward passes only
+        with smoothed(model, repair), fast_autocast(x.device):  # forward passes only
             curves = {
                 "insertion": insertion(model, pictures, named, target, STEPS),
                 "deletion": deletion(model, pictures, named, target, STEPS),
@@ -275,7 +276,7 @@ def main(argv: list[str] | None = None) -> None:
     facts = {
         "scored": min(arguments.score, len(images)),
         "steps": STEPS,
-        "scored_in": "bfloat16",
+        "scored_in": precision(arguments.device),
         "explained": "the class that the original network predicts",
     }
     save(arguments, len(images), found, **facts)

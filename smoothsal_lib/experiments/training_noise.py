@@ -40,6 +40,7 @@ from smoothsal_lib.metrics.localisation import TOLERANCE, energy_in_box, pointin
 from smoothsal_lib.metrics.sanity import random_maps
 from smoothsal_lib.models import load_model, normalize
 from smoothsal_lib.parallel import ALONE, Team, joined
+from smoothsal_lib.precision import fast_autocast, precision
 from smoothsal_lib.sampling import SmoothGrad
 from smoothsal_lib.training.classifier import Recipe, add_noise, fit
 
@@ -161,7 +162,7 @@ def map_values(
         )
         for (name, layer), attribution in attributions.items()
     }
-    with torch.autocast(x.device.type, torch.bfloat16):
+    with fast_autocast(x.device):
         inserted = insertion(scorer, x, overlays, target, steps)
         deleted = deletion(scorer, x, overlays, target, steps)
     return {
@@ -296,7 +297,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "recipe": {**asdict(recipe(NOISES[0], arguments.epochs)), "noise": NOISES},
         "curves": curves,
         "explained": "the class that each network predicts for the clean picture, by the gradient, without a fix",
-        "scored_on": "the network that is explained, in bfloat16",
+        "scored_on": f"the network that is explained, in {precision(arguments.device)}",
     }
     save(arguments, len(val_set[0]), list(rows(measured)), **facts)
     ledger.remove()

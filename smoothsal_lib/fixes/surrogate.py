@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from smoothsal_lib.fixes.sources import InMemory, Source, Streamed
 from smoothsal_lib.fixes.stage import Geometry, Stage
 from smoothsal_lib.layers import check_images, require_strided, strided_layers
 from smoothsal_lib.parallel import ALONE, Team
+from smoothsal_lib.precision import fast_autocast
 from smoothsal_lib.state import preserved
 
 FORMAT = "smoothsal-surrogate-1"
@@ -361,16 +362,9 @@ def _imitation_loss(model: nn.Module, surrogate: Surrogate, team: Team, x: Tenso
     return _distances([(a.to(x.dtype), b.to(x.dtype)) for a, b in pairs], weight, team)
 
 
-def _fast(x: Tensor) -> torch.autocast:
-    """A context in which float32 networks compute in bfloat16, where the processor is fast at it."""
-    enabled = x.dtype == torch.float32 and _has_fast_bfloat16(x.device)
-    return torch.autocast(x.device.type, torch.bfloat16, enabled=enabled)
-
-
-def _has_fast_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+def _fast(x: Tensor) -> AbstractContextManager[object]:
+    """The context in which a fit computes: what is given in another precision than float32 keeps it."""
+    return fast_autocast(x.device) if x.dtype == torch.float32 else nullcontext()
 
 
 @torch.no_grad()

@@ -26,6 +26,7 @@ from smoothsal_lib.datasets import tiny_imagenet
 from smoothsal_lib.datasets.photos import load_photo
 from smoothsal_lib.models import TinyResNet, load_model, normalize, save_weights, top_classes
 from smoothsal_lib.parallel import ALONE, Team, joined
+from smoothsal_lib.precision import fast_autocast
 from smoothsal_lib.record import provenance
 from smoothsal_lib.sampling import SmoothGrad
 from smoothsal_lib.training.loop import (
@@ -219,7 +220,7 @@ def train_epoch(
         x = random_crops(x, batch.size, smallest_crop, batch.generator, part=batch.part, whole=batch.whole)
         if recipe.noise:
             x = add_noise(x, recipe.noise, noise_generator, part=batch.part, whole=batch.whole)
-        with torch.autocast(device.type, torch.bfloat16):
+        with fast_autocast(device):
             logits = stepping(x)
         wanted = moved(labels[batch.picked], device)
         return F.cross_entropy(logits.float(), wanted, label_smoothing=recipe.label_smoothing)

@@ -29,6 +29,7 @@ from smoothsal_lib.metrics.detection import auc, auc_interval
 from smoothsal_lib.metrics.structures import average_precision
 from smoothsal_lib.models import DenseResNet, TinyResNet, load_model, normalize, save_weights
 from smoothsal_lib.parallel import ALONE, Team, joined
+from smoothsal_lib.precision import fast_autocast
 from smoothsal_lib.record import provenance
 from smoothsal_lib.training.colours import colour_scores
 from smoothsal_lib.training.fidelity import all_logits
@@ -203,7 +204,7 @@ def train_epoch(
         x = normalize(moved(stained, device).float() / 255)
         classes = None if targets is None else moved(targets[picked], device)
         x, classes = random_views(x, batch.size, recipe.zoom, generator, classes, part=part, whole=whole)
-        with torch.autocast(device.type, torch.bfloat16):
+        with fast_autocast(device):
             logits = stepping(x)
         if classes is not None:
             return F.cross_entropy(logits.float(), classes.long())
