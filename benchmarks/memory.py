@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,10 +25,11 @@ from tqdm import tqdm
 import smoothsal_lib as sal
 from benchmarks.case import Case
 from benchmarks.ours import explain, plain
+from benchmarks.slide import resident
+from benchmarks.verdicts import verdict
 
 Row = dict[str, Any]
 TARGET = 1.5
-REPEATS = 1  # the peak hardly differs from process to process
 PICTURES = 8  # enough to outweigh the noise of the allocator, and few enough for a laptop
 
 
@@ -57,12 +57,6 @@ RUNS: dict[str, tuple[Callable[[Case], object], str, bool]] = {
 }  # fmt: skip
 
 
-def resident(name: str) -> float:
-    """``VmRSS``, resident memory now, or ``VmHWM``, its peak, of this process in MiB."""
-    rows = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(rows[name].split()[0]) / 1024
-
-
 def peak(name: str, device: str, size: int) -> float:
     """MiB that a run of :data:`RUNS` takes at most, beyond what is there before."""
     run = RUNS[name][0]
@@ -76,9 +70,9 @@ def peak(name: str, device: str, size: int) -> float:
         run(case)
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
-    now = resident("VmRSS")
+    now = resident()[0]
     run(case)
-    return resident("VmHWM") - now
+    return resident()[1] - now
 
 
 def child(name: str, device: torch.device, size: int) -> float:
@@ -94,17 +88,16 @@ def measure(device: torch.device, size: int = 224) -> list[Row]:
     if device.type == "cpu" and not Path("/proc/self/clear_refs").exists():
         return []  # neither macOS nor Windows notes a peak that can be reset
     shown = tqdm(RUNS, desc="memory", file=sys.stderr, leave=False)
-    found = {name: statistics.median(child(name, device, size) for _ in range(REPEATS)) for name in shown}
+    found = {name: child(name, device, size) for name in shown}
     rows = []
     for name, (_, floor, aimed) in RUNS.items():
         ratio = found[name] / found[floor]
         target = TARGET if aimed else None
-        met = "" if target is None else ("met" if ratio <= target else "missed")
         rows.append(
             {
                 "run": f"memory: {name}", "who": "floor" if name == floor else "ours", "MiB": found[name],
-                "floor": floor, "ratio": ratio, "target": target, "at_least": False, "verdict": met,
-                "note": f"{PICTURES} pictures at once", "repeats": REPEATS,
+                "floor": floor, "ratio": ratio, "target": target, "at_least": False, "verdict": verdict(ratio, target),
+                "note": f"{PICTURES} pictures at once", "repeats": 1,
             }
         )  # fmt: skip
     return rows

@@ -17,10 +17,6 @@ from benchmarks import ours
 from benchmarks.case import Case, Contender, Maps, off
 
 
-def _library(case: Case, method: str, **options: Any) -> Maps:
-    return sal.explain(case.model, case.x, case.target, case.layers, method, fix=None, **options)
-
-
 def _attribute(case: Case, attribution: Callable[[nn.Module], Any], **options: Any) -> Maps:
     """One of captum's attributions, layer by layer, which is how it is offered."""
     return {
@@ -102,15 +98,15 @@ def _captum() -> list[Contender]:
     who, by_layer = "captum", "layer by layer"
     return [
         Contender(
-            "gradient", who, gradients, lambda case: off(gradients(case), _library(case, "gradient")), "ours", 1e-4,
+            "gradient", who, gradients, lambda case: off(gradients(case), ours.explain(case, "gradient")), "ours", 1e-4,
             note=by_layer,
         ),
         Contender(
-            "Grad-CAM", who, grad_cam, lambda case: off(grad_cam(case), _library(case, "grad_cam")), "ours", 1e-3,
+            "Grad-CAM", who, grad_cam, lambda case: off(grad_cam(case), ours.explain(case, "grad_cam")), "ours", 1e-3,
             note=by_layer,
         ),
         Contender(
-            "DeepLift", who, deeplift, lambda case: off(deeplift(case), _library(case, "deeplift")), "ours", 1e-2,
+            "DeepLift", who, deeplift, lambda case: off(deeplift(case), ours.explain(case, "deeplift")), "ours", 1e-2,
             note=refusal,
         ),
         Contender(
@@ -126,12 +122,12 @@ def _captum() -> list[Contender]:
         Contender(
             "SmoothGrad",
             who,
-            lambda case: smoothgrad(case, case.looks // 5, float(case.smoothgrad.spread(case.x).mean())),
-            lambda case: off(smoothgrad(case, 2, 0.0), _library(case, "gradient")),
+            lambda case: smoothgrad(case, case.looks // 10, float(case.smoothgrad.spread(case.x).mean())),
+            lambda case: off(smoothgrad(case, 2, 0.0), ours.explain(case, "gradient")),
             "ours, both without noise",
             1e-4,
-            note="noise of its own; a fifth of the looks, times 5",
-            share=0.2,
+            note="noise of its own; a tenth of the looks, times 10",
+            share=0.1,
         ),
     ]  # fmt: skip
 
@@ -153,7 +149,7 @@ def _grad_cam() -> list[Contender]:
     def error(case: Case) -> float:
         size = case.x.shape[3], case.x.shape[2]
         found = {name: torch.from_numpy(each[:, 0]) for name, each in zip(case.layers, maps(case), strict=True)}
-        library = _library(case, "grad_cam")
+        library = ours.explain(case, "grad_cam")
         scaled = {name: image.scale_cam_image(each[:, 0].cpu().numpy(), size) for name, each in library.items()}
         return off(found, {name: torch.from_numpy(each) for name, each in scaled.items()})
 
@@ -207,7 +203,7 @@ def _torchcam() -> list[Contender]:
 
     return [
         Contender(
-            "Grad-CAM", "torch-cam", grad_cam, lambda case: off(grad_cam(case), _library(case, "grad_cam")), "ours",
+            "Grad-CAM", "torch-cam", grad_cam, lambda case: off(grad_cam(case), ours.explain(case, "grad_cam")), "ours",
             1e-3, note="all layers at once, as ours",
         ),
         Contender(

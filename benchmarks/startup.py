@@ -1,6 +1,6 @@
 """How long the library takes to start: its import beside torch and torchvision, the first map, the command line.
 
-    python benchmarks/startup.py
+    python -m benchmarks.startup
 
 Every repeat starts one new interpreter for each line, in turn, so that whatever else the machine does falls on all of
 them alike; reported are medians, and the median of each repeat's ratio to ``import torch, torchvision``. The first map
@@ -18,6 +18,7 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks.verdicts import verdict
 from smoothsal_lib.embedded import data_folder
 from smoothsal_lib.record import provenance
 
@@ -71,11 +72,9 @@ def main() -> None:
     for name, times in taken.items():
         ratio = statistics.median(a / b for a, b in zip(times, taken[FLOOR], strict=True))
         target = TARGET if name == "import smoothsal_lib" else None
-        verdict = "" if target is None else "met" if ratio <= target else "missed"
-        rows.append(
-            {"run": name, "seconds": statistics.median(times), "ratio": ratio, "target": target, "verdict": verdict}
-        )
-        print(f"{name:40s}{rows[-1]['seconds']:8.2f} s{ratio:7.2f}  {target or '':>4}  {verdict}")
+        met, typical = verdict(ratio, target), statistics.median(times)
+        rows.append({"run": name, "seconds": typical, "ratio": ratio, "target": target, "verdict": met})
+        print(f"{name:40s}{typical:8.2f} s{ratio:7.2f}  {target or '':>4}  {met}")
     stored = {**provenance("benchmarks.startup", "cpu"), "repeats": options.repeats, "rows": rows}
     (data_folder() / "results" / "startup.json").write_text(json.dumps(stored, indent=1) + "\n")
 

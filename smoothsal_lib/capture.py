@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 from smoothsal_lib.layers import INPUT, Record, as_leaf, check_images, check_output, explainable, resolve, trace
+from smoothsal_lib.memory import Portions
 from smoothsal_lib.regions import Region, as_region, over_region
 from smoothsal_lib.state import preserved
 
@@ -90,9 +91,18 @@ def record_activations(
 
 
 def logits_of(model: nn.Module, x: Tensor) -> Tensor:
-    """Logits (N, classes) of images (N, C, H, W) in evaluation mode, without a graph."""
+    """Logits (N, classes) of images (N, C, H, W) in evaluation mode, without a graph.
+
+    What the device has no memory for is split.
+
+    Raises:
+        MemoryError: where it has none for one picture.
+    """
+    portions = Portions(None, f"{x.device} has no memory for one picture of {x.shape[2]} x {x.shape[3]} pixels")
     with preserved(model), torch.no_grad():
-        return check_output(model(x.clone()))  # a network may begin with a layer that works in place
+        # Copied, since a network may begin with a layer that works in place.
+        parts = [check_output(logits) for _, logits in portions.each(lambda some: model(x[some].clone()), len(x))]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def forward(
@@ -154,7 +164,8 @@ def check_target(target: Target, logits: Tensor) -> Tensor:
     unknown = given[(given < 0) | (given >= classes)].tolist()
     if unknown:
         raise ValueError(f"no class {unknown[0]}: this network has classes 0 to {classes - 1}")
-    return given.to(logits.device, non_blocking=True)
+    # Towards a GPU only: in the other direction the values could be read before they have arrived.
+    return given.to(logits.device, non_blocking=logits.is_cuda)
 
 
 def as_labels(target: Target, n: int) -> Tensor | None:

@@ -32,6 +32,7 @@ from smoothsal_lib.extract import on_picture, saliency_map
 from smoothsal_lib.fixes import NAMES, Fix, Surrogate, smoothed
 from smoothsal_lib.layers import INPUT, HiddenLayer, hidden_layers
 from smoothsal_lib.ledger import Ledger
+from smoothsal_lib.loading import moved
 from smoothsal_lib.metrics import checkerboard_energy, deletion, insertion, road, total_variation
 from smoothsal_lib.metrics.fidelity import accuracy, agreement, prediction_difference
 from smoothsal_lib.metrics.localisation import TOLERANCE, box_share, energy_in_box, pointing_game
@@ -161,7 +162,7 @@ def evaluate(
     hidden = not (progress and team.leads)
     for key, (number, stage, fix, method) in tqdm(to_do, unit="piece", disable=hidden, mininterval=2):
         if loaded is None or loaded[0] != number:
-            x = benchmark.images(batches[number]).to(device)
+            x = moved(benchmark.images(batches[number]), device)
             loaded = number, x, logits_of(model, x)
             references = {}
         _, x, original = loaded

@@ -46,7 +46,7 @@ def explain(
     sampling: str | Sampling | None = None,
     meta: float | MetaStep | None = None,
     region: Region | None = None,
-    chunk: int | None = None,
+    batch: int | None = None,
 ) -> dict[str, Tensor]:
     """Attribute the score of a class to the units of every chosen layer.
 
@@ -104,7 +104,7 @@ def explain(
             :class:`smoothsal_lib.MetaStep`.
         region: for a dense network, the part of the picture whose mean logit of the class is the score: booleans or
             weights, (H, W) for all pictures or (N, H, W), see :func:`smoothsal_lib.over_region`.
-        chunk: pictures at a time, which bounds the memory of a pass; the result is the same. ``None`` takes all at
+        batch: pictures at a time, which bounds the memory of a pass; the result is the same. ``None`` takes all at
             once. Either is halved where the device has no memory for it, down to one picture.
 
     Returns:
@@ -126,7 +126,7 @@ def explain(
         sampling = sampling or SmoothGrad()
     check_images(x, model)
     portions = Portions(
-        check_size("chunk", chunk),
+        check_size("batch", batch),
         f"{x.device} has no memory for one picture of {x.shape[2]} x {x.shape[3]} pixels: name fewer layers, or take a "
         "smaller picture",
     )

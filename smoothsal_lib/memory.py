@@ -71,4 +71,6 @@ def lack_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
         return True
-    return any(words in str(error) for words in ("DefaultCPUAllocator", "STATUS_ALLOC_FAILED"))
+    return any(
+        words in str(error) for words in ("DefaultCPUAllocator", "STATUS_ALLOC_FAILED", "CUDA error: out of memory")
+    )

@@ -20,6 +20,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from smoothsal_lib.memory import lack_of_memory
+
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
@@ -109,6 +111,8 @@ class Team:
         try:
             talk()
         except RuntimeError as error:
+            if lack_of_memory(error):
+                raise
             reason = str(error).splitlines()[0]
             raise ConnectionError(f"another process of this run has ended, or cannot be reached: {reason}") from error
 

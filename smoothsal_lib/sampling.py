@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from smoothsal_lib.layers import as_baseline
+from smoothsal_lib.loading import moved
 from smoothsal_lib.memory import Portions
 from smoothsal_lib.state import replaced
 
@@ -412,7 +413,8 @@ class _Running:
 
 def _normal(shape: torch.Size, like: Tensor, generator: torch.Generator) -> Tensor:
     """Standard normal values, drawn in 32 bits on the CPU so that they are the same for every type and device."""
-    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu").to(like)
+    drawn = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+    return moved(drawn, like.device).to(like.dtype)
 
 
 def _check_counts(**counts: int) -> None:

@@ -12,6 +12,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 from benchmarks import memory, ours, paper, peers, speed
 from benchmarks.case import Case, Contender, incomplete, off
+from benchmarks.verdicts import verdict
 
 OURS, PAPER = ours.contenders(), paper.contenders()
 
@@ -128,7 +129,7 @@ def test_a_wrong_library_is_noticed(run: str, case: Case, monkeypatch: pytest.Mo
     ],
 )
 def test_verdicts(ratio: float, target: float | None, at_least: bool, expected: str):
-    assert speed.verdict(ratio, target, at_least) == expected
+    assert verdict(ratio, target, at_least) == expected
 
 
 def test_a_ratio_is_the_median_over_repeats_not_that_of_medians():

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from device import EXPLAINED, FIXES, WAYS, Maps, Waits, deviation, repair
 from networks import CLASSES, Block, build
 from torch import Tensor, nn
 
 import smoothsal_lib as sal
+from benchmarks.device import EXPLAINED, FIXES, WAYS, Maps, Waits, deviation, repair
 from smoothsal_lib.rise import rise
 
 TARGETS = [1, 4, 0]

@@ -51,11 +51,11 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("target", [None, 3, TARGETS, torch.tensor(TARGETS)], ids=["none", "one", "list", "tensor"])
-@pytest.mark.parametrize("chunk", [1, 2, 9])
-def test_chunks_keep_each_picture_to_its_class(chunk: int, target: Any, x: Tensor) -> None:
+@pytest.mark.parametrize("batch", [1, 2, 9])
+def test_chunks_keep_each_picture_to_its_class(batch: int, target: Any, x: Tensor) -> None:
     model = build("residual")
     expected = sal.explain(model, x, target, method="gradient", fix="backward")
-    assert_same(sal.explain(model, x, target, method="gradient", fix="backward", chunk=chunk), expected)
+    assert_same(sal.explain(model, x, target, method="gradient", fix="backward", batch=batch), expected)
 
 
 @pytest.mark.parametrize("method", [*sal.METHODS, "conv3x3+l2", "weights+l2"])
@@ -65,7 +65,7 @@ def test_chunks_of_every_method(method: str, x: Tensor, reference: Tensor) -> No
     options: dict[str, Any] = {"method": method, "fix": "backward", "baseline": reference, "steps": 2}
     if method == "smooth_grad_cam++":
         options["sampling"] = SmoothGrad(3)
-    assert_same(sal.explain(model, x, TARGETS, chunk=2, **options), sal.explain(model, x, TARGETS, **options))
+    assert_same(sal.explain(model, x, TARGETS, batch=2, **options), sal.explain(model, x, TARGETS, **options))
 
 
 def per_picture(name: str, x: Tensor) -> Sampling:
@@ -99,14 +99,14 @@ def per_picture(name: str, x: Tensor) -> Sampling:
 def test_chunks_of_every_sampling(name: str, x: Tensor, reference: Tensor) -> None:
     model = build("functional")
     options: dict[str, Any] = {"method": "deeplift", "sampling": per_picture(name, x), "baseline": reference}
-    assert_same(sal.explain(model, x, None, chunk=2, **options), sal.explain(model, x, None, **options))
+    assert_same(sal.explain(model, x, None, batch=2, **options), sal.explain(model, x, None, **options))
 
 
 @pytest.mark.parametrize("order", [1, 2])
 def test_chunks_after_an_inner_step(order: int, x: Tensor) -> None:
     model = build("functional")
     options: dict[str, Any] = {"method": "gradient", "meta": sal.MetaStep(0.1, order)}
-    assert_same(sal.explain(model, x, TARGETS, chunk=2, **options), sal.explain(model, x, TARGETS, **options))
+    assert_same(sal.explain(model, x, TARGETS, batch=2, **options), sal.explain(model, x, TARGETS, **options))
 
 
 @pytest.mark.parametrize("sampling", [None, SmoothGrad(2)])
@@ -115,28 +115,28 @@ def test_chunks_keep_each_picture_to_its_region(own: bool, sampling: Sampling | 
     dense = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 5, 3, 1, 1)).double()
     region = torch.rand(5, 16, 16) if own else torch.rand(16, 16)
     options: dict[str, Any] = {"layers": ["1", "input"], "region": region, "sampling": sampling}
-    assert_same(sal.explain(dense, x, None, chunk=2, **options), sal.explain(dense, x, None, **options))
+    assert_same(sal.explain(dense, x, None, batch=2, **options), sal.explain(dense, x, None, **options))
 
 
 def test_no_more_pictures_than_the_chunk_are_seen_at_once(x: Tensor) -> None:
     model = build("functional")
     seen: list[int] = []
     model.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
-    sal.explain(model, x, method="gradient", chunk=2)
+    sal.explain(model, x, method="gradient", batch=2)
     assert seen == [2, 2, 1]
 
 
-@pytest.mark.parametrize("chunk", [0, -2, 2.5, True, "2"])
-def test_a_chunk_is_a_number_of_pictures(chunk: Any, x: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"^expected chunk as a whole number, at least 1, or None .* got ") as caught:
-        sal.explain(build("functional"), x, chunk=chunk)
+@pytest.mark.parametrize("batch", [0, -2, 2.5, True, "2"])
+def test_a_chunk_is_a_number_of_pictures(batch: Any, x: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"^expected batch as a whole number, at least 1, or None .* got ") as caught:
+        sal.explain(build("functional"), x, batch=batch)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("target", [[0, 1], [0, 1, 2, 3, 9]])
 def test_classes_are_checked_as_without_chunks(target: list[int], x: Tensor) -> None:
     with pytest.raises(ValueError, match="no class 9|one target or 5 of them"):
-        sal.explain(build("functional"), x, target, chunk=1)
+        sal.explain(build("functional"), x, target, batch=1)
 
 
 # ------------------------------------------------------------------------------------------------ lack of memory
@@ -208,7 +208,7 @@ def test_nothing_of_the_failed_run_is_alive_in_the_next(method: str, x: Tensor) 
     gc.disable()
     try:
         with room_for(3, model, backward=True):
-            sal.explain(model, x, TARGETS, ["layer2", "layer4"], method, chunk=4)
+            sal.explain(model, x, TARGETS, ["layer2", "layer4"], method, batch=4)
     finally:
         gc.enable()
         for handle in handles:

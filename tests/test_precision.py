@@ -22,7 +22,7 @@ def test_an_old_torch_knows_of_no_tiles(monkeypatch):
     assert precision(torch.device("cpu")) == "float32"
 
 
-@pytest.mark.parametrize("native", [True, False])
-def test_a_gpu_that_emulates_is_not_asked(native, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native and not including_emulation)
-    assert precision("cuda:1") == ("bfloat16" if native else "float32")
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), "float32"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")])
+def test_gpus_are_fast_at_it_from_ampere_on(capability, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert precision("cuda:1") == expected

@@ -6,7 +6,8 @@ import gc
 from collections.abc import Iterator
 
 import pytest
-import torchvision_table
+
+from benchmarks import torchvision_table
 
 TRANSFORMERS = {"vit_b_16", "vit_b_32", "vit_h_14", "vit_l_16", "vit_l_32"}
 WITHOUT_STRIDE = {f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")}

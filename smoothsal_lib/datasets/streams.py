@@ -18,6 +18,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,9 +30,9 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from smoothsal_lib.datasets.benchmark import CROP_SIZE, preparation
 from smoothsal_lib.datasets.tiny_imagenet import evenly
+from smoothsal_lib.loading import epoch_seed
 from smoothsal_lib.models import normalize
 from smoothsal_lib.parallel import ALONE, Team
-from smoothsal_lib.training.loop import epoch_seed
 
 NO_LABEL = -1
 
@@ -80,20 +81,20 @@ class Shards(Dataset[tuple[Tensor, int]]):
     Args:
         paths: of tar files, which must not be compressed.
         size: height and width in pixels, see :func:`stream_pictures`.
+        team: the processes that share the pictures.
 
     Raises:
         ValueError: for a file that is no such tar file, a label that is no number, or no pictures at all.
     """
 
-    def __init__(self, paths: Sequence[str | Path], size: int = CROP_SIZE) -> None:
+    def __init__(self, paths: Sequence[str | Path], size: int = CROP_SIZE, team: Team = ALONE) -> None:
         self.paths, self.prepare = [Path(path) for path in paths], preparation(size)
-        places, self.ends = [], [0]
-        for path in self.paths:
-            places += _index(path)
-            self.ends.append(len(places))
-        if not places:
+        # The leader reads the headers for all. One array: Python objects would be copied into every worker.
+        indices = [np.array(_index(path), np.int64).reshape(-1, 3) for path in self.paths] if team.leads else []
+        indices = team.tell(indices)
+        self.places, self.ends = np.concatenate(indices), [0, *np.cumsum([len(one) for one in indices]).tolist()]
+        if not len(self.places):
             raise ValueError(f"no pictures in {len(self.paths)} tar files, {str(self.paths[0])!r} first")
-        self.places = np.array(places, np.int64)  # one array: Python objects would be copied into every worker
 
     def __len__(self) -> int:
         return len(self.places)
@@ -150,6 +151,7 @@ class PictureLoader(DataLoader[tuple[Tensor, int]]):
     """A DataLoader whose every pass is an epoch of its own; made by :func:`stream_pictures`."""
 
     batch_sampler: Batches
+    settings: dict[str, Any]  # what the batches depend on, for whoever goes on in the middle of an epoch
     dataset: Folder | Shards
 
     def begin(self, epoch: int, step: int = 0) -> None:
@@ -197,18 +199,21 @@ def stream_pictures(
     for name, value in {"batch_size": batch_size, "size": size}.items():
         if value < 1:
             raise ValueError(f"{name} = {value} is not possible: give 1 or more")
-    dataset = _open(source, size)
+    dataset = _open(source, size, team)
     batches = Batches(dataset, evenly(len(dataset), images), batch_size, seed, team)
-    return PictureLoader(
+    loader = PictureLoader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
+        persistent_workers=workers > 0,
         collate_fn=partial(_batch, size=size),
         pin_memory=torch.cuda.is_available(),
     )
+    loader.settings = {"source": Path(source).name, "size": size, "pictures": batches.count, "order": seed}
+    return loader
 
 
-def _open(source: str | Path, size: int) -> Folder | Shards:
+def _open(source: str | Path, size: int, team: Team) -> Folder | Shards:
     """The pictures of a folder or of shards."""
     path = Path(source)
     if path.is_dir():
@@ -220,7 +225,7 @@ def _open(source: str | Path, size: int) -> Folder | Shards:
     for shard in paths:
         if not Path(shard).is_file():
             raise FileNotFoundError(f"no shard {shard!r}, which is one of the {len(paths)} of {str(source)!r}")
-    return Shards(paths, size)
+    return Shards(paths, size, team)
 
 
 def _expanded(name: str) -> list[str]:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from smoothsal_lib.layers import check_images
+from smoothsal_lib.loading import epoch_seed
 from smoothsal_lib.parallel import Team
-from smoothsal_lib.training.loop import epoch_seed
 
 HELD_OUT = 8  # every 8th image in memory is kept out of the fit, to measure the errors on
 
@@ -88,7 +88,8 @@ class Streamed:
     Its order is drawn from torch's global random numbers, or from the loader's ``generator``: both are seeded here. Of
     what it shows, the loader, its samplers and its data set are told the epoch if they have a method ``set_epoch``, as
     torch's DistributedSampler does. A method ``begin(epoch, step)`` of the iterable replaces all that; without it, the
-    batches before the first one wanted are read and dropped.
+    batches before the first one wanted are read and dropped. An attribute ``settings`` of it, a dictionary, is told to
+    the record, and a checkpoint made with others is refused.
     """
 
     def __init__(self, stream: Iterable[Any], held_out: Tensor | None, model: nn.Module, seed: int, team: Team) -> None:
@@ -113,6 +114,7 @@ class Streamed:
         self.stream, self.held_out, self.model, self.seed, self.team = stream, held_out, model, seed, team
         self.device = next(model.parameters()).device
         self.settings: dict[str, Any] = {"batches": self.steps, "held_out": len(held_out)}
+        self.settings |= getattr(stream, "settings", {})
 
     def to_observe(self, batch_size: int) -> Iterator[Tensor]:
         """See :class:`Source`. The stream's batches are as large as they come."""
@@ -144,7 +146,7 @@ class Streamed:
         """Batches on the model's device; the first one is looked at closely, since that takes time on a GPU."""
         with self._seeded(epoch, start) as skipped:
             for number, batch in enumerate(islice(self.stream, skipped, None)):
-                x = _pictures(batch).detach().to(self.device, non_blocking=True)
+                x = _pictures(batch).detach().to(self.device, non_blocking=self.device.type == "cuda")
                 if number == 0 and len(x):
                     check_images(x, self.model)
                 yield x

@@ -192,7 +192,8 @@ def fit_surrogate(
 
     ``"least_squares"`` fits every stage on its own by alternating least squares (:func:`fit_stage`), on the images and
     their mirror images. Then all stages learn together for a few epochs, so that the repaired network does what the
-    original does (:func:`_imitation_loss`). A few hundred images are enough.
+    original does (:func:`_imitation_loss`). A few hundred images are enough. Of a network in float32, gradient
+    descent computes in bfloat16 where the device is fast at it (:func:`smoothsal_lib.precision.precision`).
 
     ``"paper"`` is the published recipe (Smooth Deep Saliency, arXiv 2404.02282): random start, Adam at its default
     rate, and as loss the sum over the layers of the mean absolute difference between a stage's output and the strided
@@ -220,7 +221,7 @@ def fit_surrogate(
         held_out: (M, 3, H, W), images to measure ``errors`` on, which the fit must not see. ``None`` sets every 8th
             image aside, if they lie in memory; a stream needs them.
         checkpoint: a file that is written after every epoch; a run that was killed goes on from it and ends as an
-            uninterrupted one would have. In a team the leader writes it, and all processes must be able to read it.
+            uninterrupted one would have. In a team the leader writes it, and reads it for all.
         every: write it also after so many steps of an epoch, for epochs of hours; ``None`` for epochs only.
         team: the processes that share the work.
         progress: whether to show a progress bar; in a team the leader shows it.
@@ -255,6 +256,8 @@ def fit_surrogate(
             "recipe": recipe, "epochs": epochs, "batch_size": batch_size, "seed": seed,
             **source.settings, "layers": list(surrogate.layers),
         }  # fmt: skip
+        if team.tell(shape := [settings, source.steps, every]) != shape:
+            raise ValueError(f"the leader of these processes fits otherwise than process {team.rank}, with {shape}")
         run = _Run(surrogate, settings, None if checkpoint is None else Path(checkpoint), team)
         if recipe == "least_squares" and not run.resumed:
             run.shown = _solve(model, surrogate, source, batch_size, team, progress)
@@ -432,9 +435,11 @@ class _Run:
         self.epoch = self.step = self.shown = 0  # the last: presentations, of this process since the last checkpoint
         self.plan = RECIPES[settings["recipe"]]
         self.optimizer = torch.optim.Adam(surrogate.parameters(), lr=self.plan.rate)
-        self.resumed = path is not None and path.exists()
-        if path is not None and self.resumed:
-            state = torch.load(path, weights_only=True, map_location="cpu")
+        # The leader reads for all: others may see a file on a shared disk later, or an older one.
+        found = path if team.leads and path is not None and path.exists() else None
+        state = team.tell(None if found is None else torch.load(found, weights_only=True, map_location="cpu"))
+        self.resumed = state is not None
+        if state is not None:
             if state["settings"] != settings:
                 raise ValueError(f"{path} was made with {state['settings']}: use those settings, or remove the file")
             self.epoch, self.step, self.shown = state["epoch"], state["step"], state["shown"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import overload
 
 import torch
@@ -13,6 +14,7 @@ from torchvision.transforms.functional import gaussian_blur
 from smoothsal_lib.capture import check_target
 from smoothsal_lib.extract import resize_map, saliency_map
 from smoothsal_lib.layers import check_images, check_output
+from smoothsal_lib.memory import Portions
 from smoothsal_lib.metrics.fidelity import probabilities
 from smoothsal_lib.regions import check_one_region
 from smoothsal_lib.state import preserved
@@ -77,7 +79,7 @@ def insertion(
         baseline: ``"zero"`` (the mean colour of a normalised picture), ``"blur"``, ``"mean"`` (each picture's own
             mean colour), or a tensor that broadcasts to ``x``.
         activation: ``"softmax"``, or ``"sigmoid"`` for independent outputs, such as a detector's single one.
-        batch: how many pictures go through the network at once.
+        batch: how many pictures go through the network at once; halved where the device has no memory for them.
 
     Returns:
         :class:`Curves`, or a dictionary of them when ``maps`` is one.
@@ -137,7 +139,7 @@ def _curves(
     other = baseline_images(x, baseline)
     before, after = (other, x) if insert else (x, other)
     with preserved(model), torch.no_grad():
-        logits = torch.cat([check_output(model(part)) for part in _rebatched(iter([x]), batch)])
+        logits = torch.cat([check_output(found) for found in _answers(model, iter([x]), batch)])
         classes = check_target(target, logits)
         # All curves begin and end alike, whatever ranks the pixels: with x, which the network has seen, and the other.
         both = class_scores(model, iter([other]), classes, 1, activation, batch), _scores(logits, classes, activation)
@@ -236,10 +238,23 @@ def class_scores(
     scores: list[Tensor] = []
     wanted = classes.repeat_interleave(each)
     done = 0
-    for part in _rebatched(pictures, batch):
-        scores.append(_scores(model(part), wanted[done : done + len(part)], activation))
-        done += len(part)
+    for logits in _answers(model, pictures, batch):
+        scores.append(_scores(logits, wanted[done : done + len(logits)], activation))
+        done += len(logits)
     return torch.cat(scores).view(-1, each)
+
+
+def _answers(model: nn.Module, pictures: Iterator[Tensor], batch: int) -> Iterator[Tensor]:
+    """The logits of pictures, ``batch`` at a time, and half of that where the device has no memory for them."""
+    portions = Portions(batch, "the device has no memory for one picture: take a smaller one")
+    for part in _rebatched(pictures, batch):
+        for _, logits in portions.each(partial(_answer, model, part), len(part)):
+            yield logits
+
+
+def _answer(model: nn.Module, pictures: Tensor, some: slice) -> Tensor:
+    """Copied: a network may begin with an in-place operation, and may be asked again."""
+    return model(pictures[some].clone())
 
 
 def _scores(logits: Tensor, classes: Tensor, activation: str) -> Tensor:
@@ -252,7 +267,7 @@ def _scores(logits: Tensor, classes: Tensor, activation: str) -> Tensor:
 
 
 def _rebatched(pictures: Iterator[Tensor], batch: int) -> Iterator[Tensor]:
-    """The same pictures, ``batch`` at a time and copied: a network may begin with an in-place operation."""
+    """The same pictures, ``batch`` at a time."""
     if batch < 1:
         raise ValueError(f"batch = {batch} is not a number of pictures: give 1 or more")
     waiting: list[Tensor] = []

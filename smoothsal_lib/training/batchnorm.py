@@ -9,15 +9,14 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.modules._functions import SyncBatchNorm
 from torch.overrides import TorchFunctionMode
 
 
 class WholeBatchNorm(TorchFunctionMode):
     """Inside the context, every batch norm in training mode takes mean and variance over the parts of all processes.
 
-    The function is met wherever a network calls it, so its modules stay what they are. On GPUs it becomes what
-    :class:`torch.nn.SyncBatchNorm` calls, which knows no other device; elsewhere :class:`_Shared` does the same.
+    The function is met wherever a network calls it, so its modules stay what they are. :class:`torch.nn.SyncBatchNorm`
+    computes the same, on GPUs only, in modules of its own, and waits for the device in each of them.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -36,10 +35,7 @@ def _batch_norm(
 ) -> Tensor:
     if not training:
         return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
-    arguments = x, weight, bias, running_mean, running_var, eps, momentum
-    if x.is_cuda:
-        return SyncBatchNorm.apply(*arguments, dist.group.WORLD, dist.get_world_size())
-    return _Shared.apply(*arguments)
+    return _Shared.apply(x, weight, bias, running_mean, running_var, eps, momentum)
 
 
 class _Shared(torch.autograd.Function):

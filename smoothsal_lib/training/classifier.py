@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from smoothsal_lib.datasets import tiny_imagenet
 from smoothsal_lib.datasets.photos import load_photo
+from smoothsal_lib.loading import epoch_seed, moved
 from smoothsal_lib.models import TinyResNet, load_model, normalize, save_weights, top_classes
 from smoothsal_lib.parallel import ALONE, Team, joined
 from smoothsal_lib.precision import fast_autocast
@@ -32,9 +33,7 @@ from smoothsal_lib.sampling import SmoothGrad
 from smoothsal_lib.training.loop import (
     Batch,
     Descent,
-    epoch_seed,
     make_optimizer,
-    moved,
     one_cycle,
     one_pass,
     resumable,

@@ -25,6 +25,7 @@ from smoothsal_lib.datasets import glas, tissue
 from smoothsal_lib.datasets.patches import Patches, pictures, together
 from smoothsal_lib.datasets.stains import jitter
 from smoothsal_lib.fixes import Fix
+from smoothsal_lib.loading import moved
 from smoothsal_lib.metrics.detection import auc, auc_interval
 from smoothsal_lib.metrics.structures import average_precision
 from smoothsal_lib.models import DenseResNet, TinyResNet, load_model, normalize, save_weights
@@ -33,7 +34,7 @@ from smoothsal_lib.precision import fast_autocast
 from smoothsal_lib.record import provenance
 from smoothsal_lib.training.colours import colour_scores
 from smoothsal_lib.training.fidelity import all_logits
-from smoothsal_lib.training.loop import Batch, Descent, make_optimizer, moved, one_cycle, one_pass, resumable
+from smoothsal_lib.training.loop import Batch, Descent, make_optimizer, one_cycle, one_pass, resumable
 
 MODULE = "smoothsal_lib.training.detector"
 GENERATED = 6000  # patches to train on

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
+from smoothsal_lib.loading import epoch_seed
 from smoothsal_lib.parallel import ALONE, Team
 from smoothsal_lib.training.batchnorm import WholeBatchNorm
 
@@ -88,18 +89,6 @@ def make_optimizer(model: nn.Module, descent: Descent) -> torch.optim.SGD:
     free = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": descent.weight_decay}, {"params": free, "weight_decay": 0.0}]
     return torch.optim.SGD(groups, lr=descent.peak_lr, momentum=descent.momentum, nesterov=True)
-
-
-def epoch_seed(seed: int, epoch: int) -> int:
-    """The seed of an epoch's random numbers: the same whether the run was killed before it or not."""
-    return seed * 100_003 + epoch
-
-
-def moved(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """The tensor on another device; to a GPU it is copied while Python goes on."""
-    if torch.device(device).type != "cuda" or tensor.is_cuda:
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 @contextmanager

@@ -245,8 +245,10 @@ def compare(model: nn.Module, arguments: argparse.Namespace, team: Team = ALONE)
         _, rows[title] = fit_and_measure(
             name, model, images, arguments.data, seed=arguments.seed, checkpoint=checkpoint, team=team, **options
         )
-        checkpoint.unlink(missing_ok=True)
-        print(title, {key: value for key, value in rows[title].items() if isinstance(value, (int, float))})
+        team.wait()  # nobody needs the checkpoint any more
+        if team.leads:
+            checkpoint.unlink(missing_ok=True)
+            print(title, {key: value for key, value in rows[title].items() if isinstance(value, (int, float))})
     return rows
 
 
@@ -322,10 +324,10 @@ def fit_embedded(model: nn.Module, arguments: argparse.Namespace, team: Team) ->
     record = {**provenance(command, device, team.size), **common, **measured}
     surrogate.save(arguments.out / f"{arguments.model}_surrogate.safetensors", torch.float16)
     write_card(arguments.model, surrogate, record, arguments.out)
-    checkpoint.unlink(missing_ok=True)
-    print({key: value for key, value in measured.items() if isinstance(value, (int, float))})
     path = arguments.out / "results" / f"{arguments.model}_surrogate.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
+    checkpoint.unlink(missing_ok=True)
+    print({key: value for key, value in measured.items() if isinstance(value, (int, float))})
 
 
 if __name__ == "__main__":

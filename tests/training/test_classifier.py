@@ -1,6 +1,7 @@
 """The classifier's training: resumes after a kill as if nothing had happened, and writes all it promises."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -52,6 +53,14 @@ def shown(recipe, epoch=0):
     model = Watching()
     train_epoch(model, make_optimizer(model, recipe), *few_pictures(), epoch, recipe, CPU)
     return model.seen
+
+
+@pytest.fixture(scope="module", autouse=True)
+def narrow():
+    """The command trains a network of few channels, which takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifier, "TinyResNet", partial(TinyResNet, widths=(8, 8, 8, 8)))
+        yield
 
 
 @pytest.fixture(scope="module")
