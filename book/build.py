@@ -52,7 +52,8 @@ BOOK = ROOT / "book"
 SOURCES = BOOK / "src"
 BUILD = ROOT / "_build"
 RECORD = BUILD / "execution.json"
-TIMES = ROOT / "data" / "results" / "chapter_times.json"
+RESULTS = ROOT / "data" / "results"
+TIMES = RESULTS / "chapter_times.json"
 FRONT_PAGE = "intro"
 
 CELL_TIMEOUT = 600  # seconds
@@ -707,16 +708,26 @@ def build_site(
 # --- the address ------------------------------------------------------------------------------------------------------
 
 
-def with_badges(readme: str) -> str:
-    """README.md with its table of chapters made anew."""
+def with_tables(readme: str) -> str:
+    """README.md with its list of chapters, and what it says about starting, made anew."""
     repo = repository()
     rows = [f"| [{title(name)}](book/src/{name}.md) | {repo.badge(name)} |" for name in chapters()]
-    table = "\n".join(["| Chapter | |", "|---|---|", *rows])
-    return re.sub(
-        r"(<!-- chapters: made by book/build.py -->\n).*?(<!-- end of chapters -->)",
-        lambda match: f"{match[1]}{table}\n{match[2]}",
-        readme,
-        flags=re.DOTALL,
+    made = {"chapters": "\n".join(["| Chapter | |", "|---|---|", *rows]), "start-up": first_map_line()}
+    for name, text in made.items():
+        start, end = f"<!-- {name}: made by book/build.py -->\n", f"<!-- end of {name} -->"
+        before, _, rest = readme.partition(start)
+        readme = f"{before}{start}{text}\n{end}{rest.partition(end)[2]}"
+    return readme
+
+
+def first_map_line() -> str:
+    """How long the README's program takes to its first map, as it was measured."""
+    record = json.loads((RESULTS / "startup.json").read_text("utf-8"))
+    seconds = {row["run"]: row["seconds"] for row in record["rows"]}
+    whole, alone = (seconds[run] for run in ("the README's program, to its first map", "import torch, torchvision"))
+    return (
+        f"Begun anew, it has its first map after {whole:.1f} s ({record['device']}), of which importing torch and\n"
+        f"torchvision takes {alone:.1f} s (`{record['command']}`)."
     )
 
 
@@ -725,7 +736,7 @@ def addressed() -> dict[Path, str]:
     old, new = project()["urls"]["Repository"], repository().url
     paths = [ROOT / name for name in ("pyproject.toml", "CITATION.cff", "README.md")]
     texts = {path: path.read_text("utf-8").replace(old, new) for path in paths}
-    texts[ROOT / "README.md"] = with_badges(texts[ROOT / "README.md"])
+    texts[ROOT / "README.md"] = with_tables(texts[ROOT / "README.md"])
     return texts
 
 

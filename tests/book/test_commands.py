@@ -12,6 +12,7 @@ import pytest
 
 PAGES = [build.ROOT / "README.md", build.ROOT / "CONTRIBUTING.md", *sorted(build.BOOK.glob("*.md"))]
 PAGES += sorted(build.SOURCES.glob("*.md"))
+SHARED = build.ROOT / "smoothsal_lib" / "experiments" / "command.py"  # where experiments have common options from
 BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PROGRAM = re.compile(r"-m (smoothsal_lib(?:\.\w+)*|benchmarks\.\w+)((?: [^\n|;&]*)?)")
 BLOCKS = [
@@ -36,8 +37,9 @@ def programs(block: str) -> list[tuple[str, list[str]]]:
 def test_shell_reads_it_and_programs_have_the_options(block):
     subprocess.run(["bash", "-n"], input=block, text=True, check=True)
     for module, options in programs(block):
-        source = Path(importlib.util.find_spec(module).origin).read_text("utf-8")
-        assert [option for option in options if f'"{option}"' not in source] == []
+        source = SHARED.read_text("utf-8") if "experiments" in module else ""
+        source += Path(importlib.util.find_spec(module).origin).read_text("utf-8")
+        assert [option for option in options if f'"{option}"' not in source and option != "--help"] == []
 
 
 def test_the_pages_show_what_they_should():
