@@ -401,6 +401,7 @@ def by_layer(
     ylabel: str,
     errors: Mapping[str, Mapping[str, float]] | None = None,
     xlabel: str = "",
+    joined: bool = True,
 ) -> Figure:
     """One line a fix, one point a layer; or what else the columns and rows of a table are.
 
@@ -410,6 +411,7 @@ def by_layer(
         ylabel: what the values are.
         errors: standard errors of numbers, a table of the same form; what is missing gets no bar.
         xlabel: what the rows are, where they are not layers.
+        joined: whether the points of a fix are joined by a line, which says that the rows have an order.
 
     Raises:
         ValueError: for no values.
@@ -426,6 +428,7 @@ def by_layer(
             if errors is not None:
                 spread = [errors.get(fix, {}).get(layer, 0.0) for layer in found]
             style: dict[str, Any] = {"marker": MARKERS[k % len(MARKERS)], "elinewidth": 1.0, "capsize": 2}
+            style |= {} if joined else {"linestyle": "none"}
             ax.errorbar(x, [float(n.mean()) for n in numbers], spread, label=fix, **style)
         rotation = 30 if sum(map(len, layers)) > 80 else 0
         ax.set_xticks(range(len(layers)), layers, rotation=rotation, ha="right" if rotation else "center")

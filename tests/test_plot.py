@@ -410,3 +410,10 @@ def test_bad_input_is_one_line(draw, message: str):
     with pytest.raises(ValueError, match=message) as caught:
         draw()
     assert "\n" not in str(caught.value)
+
+
+def test_rows_without_an_order_are_not_joined():
+    values = {"ours": {"gradient": 1.0, "deeplift": 2.0}}
+    for joined, style in ((True, "-"), (False, "None")):
+        (line,) = plot.by_layer(values, "ratio", joined=joined).axes[0].get_lines()[:1]
+        assert line.get_linestyle() == style and line.get_marker() != "None"
