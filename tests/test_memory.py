@@ -9,6 +9,7 @@ import textwrap
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,7 +18,9 @@ from networks import build
 from torch import Tensor, nn
 
 import smoothsal_lib as sal
+from smoothsal_lib.capture import logits_of
 from smoothsal_lib.memory import Portions, lack_of_memory
+from smoothsal_lib.metrics.road import road
 from smoothsal_lib.rise import rise
 from smoothsal_lib.sampling import AdaptGrad, FusionGrad, NoiseGrad, Path, Sampling, SmoothGrad, VarGrad
 
@@ -185,8 +188,9 @@ def test_looks_are_split_before_pictures(x: Tensor) -> None:
     with room_for(3, model) as sizes:
         found = sal.explain(model, x, TARGETS, method="gradient", sampling=sampling)
     assert_same(found, expected)
-    # The class of five pictures, then three; all looks at three; two looks; one; and as many at the other two.
-    assert sizes[:6] == [5, 3, 12, 6, 3, 3]
+    # The classes of five pictures, in parts; their looks, fewer and fewer, and a single one does not fit. Then three of the
+    # pictures: their classes, all their looks, half of them, a quarter, which is one look.
+    assert sizes[:10] == [5, 3, 2, 20, 10, 5, 3, 12, 6, 3]
 
 
 @pytest.mark.parametrize("method", ["gradient", "deeplift"])
@@ -238,6 +242,25 @@ def test_one_picture_that_does_not_fit_is_refused_in_one_line(sampling: Sampling
         sal.explain(model, x, TARGETS, sampling=sampling)
     assert sizes[0] == 5 and sizes[-1] == 1
     assert caught.value.__context__ is None  # which would keep the failed run alive
+
+
+@pytest.mark.parametrize("curve", [sal.insertion, sal.deletion, partial(road, order="most")])
+def test_scoring_passes_that_do_not_fit_are_halved(curve: Any, x: Tensor) -> None:
+    model, maps = build("functional"), x.abs().mean(1)
+    expected = curve(model, x, maps, TARGETS).scores
+    with room_for(3, model) as sizes:
+        torch.testing.assert_close(curve(model, x, maps, TARGETS).scores, expected)
+    assert min(sizes) < 3 < max(sizes)
+    with room_for(0, model), pytest.raises(MemoryError, match="no memory for one picture"):
+        curve(model, x, maps, TARGETS)
+
+
+def test_logits_that_do_not_fit_are_made_in_parts(x: Tensor) -> None:
+    model = build("functional")
+    expected = logits_of(model, x)
+    with room_for(2, model) as sizes:
+        torch.testing.assert_close(logits_of(model, x), expected)
+    assert sizes == [5, 3, 2, 2, 1]
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(x: Tensor) -> None:

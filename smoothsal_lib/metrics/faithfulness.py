@@ -139,7 +139,7 @@ def _curves(
     other = baseline_images(x, baseline)
     before, after = (other, x) if insert else (x, other)
     with preserved(model), torch.no_grad():
-        logits = torch.cat([check_output(found) for found in _answers(model, iter([x]), batch)])
+        logits = torch.cat([check_output(found) for found in answers(model, iter([x]), batch)])
         classes = check_target(target, logits)
         # All curves begin and end alike, whatever ranks the pixels: with x, which the network has seen, and the other.
         both = class_scores(model, iter([other]), classes, 1, activation, batch), _scores(logits, classes, activation)
@@ -238,14 +238,26 @@ def class_scores(
     scores: list[Tensor] = []
     wanted = classes.repeat_interleave(each)
     done = 0
-    for logits in _answers(model, pictures, batch):
+    for logits in answers(model, pictures, batch):
         scores.append(_scores(logits, wanted[done : done + len(logits)], activation))
         done += len(logits)
     return torch.cat(scores).view(-1, each)
 
 
-def _answers(model: nn.Module, pictures: Iterator[Tensor], batch: int) -> Iterator[Tensor]:
-    """The logits of pictures, ``batch`` at a time, and half of that where the device has no memory for them."""
+def answers(model: nn.Module, pictures: Iterator[Tensor], batch: int) -> Iterator[Tensor]:
+    """The logits of pictures, ``batch`` at a time, and half of that where the device has no memory for them.
+
+    Args:
+        model: the network, already in evaluation mode.
+        pictures: tensors (n, C, H, W) of any n, made when they are needed.
+        batch: how many go through the network at once.
+
+    Yields:
+        (n, classes), in the order of the pictures.
+
+    Raises:
+        MemoryError: where the device has no memory for one picture.
+    """
     portions = Portions(batch, "the device has no memory for one picture: take a smaller one")
     for part in _rebatched(pictures, batch):
         for _, logits in portions.each(partial(_answer, model, part), len(part)):

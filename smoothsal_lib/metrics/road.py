@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from smoothsal_lib.capture import check_target
 from smoothsal_lib.layers import check_images, check_output
-from smoothsal_lib.metrics.faithfulness import Curves, class_scores, ranking
+from smoothsal_lib.metrics.faithfulness import Curves, answers, class_scores, ranking
 from smoothsal_lib.state import preserved
 
 PERCENTAGES = (10, 20, 30, 40, 50, 60, 70, 80, 90)
@@ -91,8 +91,7 @@ def road(
     chunk = max(1, batch // len(fractions))
     found = {}
     with preserved(model):
-        # Copies, because a network may begin with an in-place operation.
-        logits = torch.cat([check_output(model(part.clone())) for part in x.split(chunk)])
+        logits = torch.cat([check_output(found) for found in answers(model, iter([x]), chunk)])
         classes = check_target(target, logits)
         for name, first in rankings.items():
             pictures = _pictures(x, first if order == "most" else first.flip(1), counts, noise, seed, chunk)

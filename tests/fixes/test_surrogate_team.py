@@ -147,3 +147,15 @@ def test_the_command_in_several_processes(launched: tuple[Path, int], tmp_path: 
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+
+
+def test_processes_that_would_not_fit_the_same_stop() -> None:
+    """Or they would wait for each other: one takes more steps than the other."""
+
+    class Second(Team):
+        def tell(self, value: Any) -> Any:
+            settings, steps, every = value
+            return [settings, steps + 1, every]
+
+    with pytest.raises(ValueError, match="^the leader of these processes fits otherwise than process 1, with "):
+        fit_surrogate(build("residual"), images(16), team=Second(1, 2), progress=False)
