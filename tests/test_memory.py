@@ -188,7 +188,7 @@ def test_looks_are_split_before_pictures(x: Tensor) -> None:
     with room_for(3, model) as sizes:
         found = sal.explain(model, x, TARGETS, method="gradient", sampling=sampling)
     assert_same(found, expected)
-    # The classes of five pictures, in parts; their looks, fewer and fewer, and a single one does not fit. Then three of the
+    # The classes of five pictures, in parts; their looks, fewer and fewer, and a single one does not fit. Then three
     # pictures: their classes, all their looks, half of them, a quarter, which is one look.
     assert sizes[:10] == [5, 3, 2, 20, 10, 5, 3, 12, 6, 3]
 
