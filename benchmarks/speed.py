@@ -63,7 +63,7 @@ def clock(device: torch.device) -> float:
 
 
 def interleaved(calls: dict[str, Callable[[], object]], once: set[str], budget: float, device: torch.device) -> Seconds:
-    """Seconds of every call in every repeat; the first repeat is not counted, those of ``once`` run in one only.
+    """Seconds of every call in every repeat; those of ``once`` run in one only.
 
     Args:
         calls: what to time.
@@ -73,20 +73,22 @@ def interleaved(calls: dict[str, Callable[[], object]], once: set[str], budget: 
     """
     seconds: Seconds = {name: [] for name in calls}
 
-    def do(names: Sequence[str], count: bool) -> float:
+    def do(names: Sequence[str]) -> float:
         begun = clock(device)
         for name in names:
             start = clock(device)
             calls[name]()
-            if count:
-                seconds[name].append(clock(device) - start)
+            seconds[name].append(clock(device) - start)
         return clock(device) - begun
 
     names = [name for name in calls if name not in once]
-    repeats = min(MOST, max(FEWEST, int(budget / max(do(names, count=False), 1e-9))))
-    do([*names, *once], count=True)
-    for repeat in range(1, repeats):
-        do(names[:: -1 if repeat % 2 else 1], count=True)
+    repeats = min(MOST, max(FEWEST, int(budget / max(do(names), 1e-9))))
+    counted = repeats == FEWEST
+    if not counted:  # the first run of a quick call is its slowest; to one of seconds that is nothing
+        seconds = {name: [] for name in calls}
+    do(list(once))
+    for repeat in range(int(counted), repeats):
+        do(names[:: -1 if repeat % 2 else 1])
     return seconds
 
 

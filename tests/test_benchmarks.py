@@ -158,13 +158,24 @@ def test_rows_by_hand(case: Case):
     assert rows["slow", floor]["repeats"] == 1
 
 
-def test_calls_are_interleaved():
+def timed(budget: float) -> tuple[list[str], dict[str, int]]:
+    """The order in which three calls are made, and how often each is counted."""
     order: list[str] = []
     calls = {name: (lambda name=name: order.append(name)) for name in ("floor", "ours", "slow")}
-    seconds = speed.interleaved(calls, {"slow"}, budget=0.0, device=torch.device("cpu"))
-    warm, first, second, third = ["floor", "ours"], ["floor", "ours", "slow"], ["ours", "floor"], ["floor", "ours"]
-    assert order == [*warm, *first, *second, *third]
-    assert {name: len(each) for name, each in seconds.items()} == {"floor": 3, "ours": 3, "slow": 1}
+    seconds = speed.interleaved(calls, {"slow"}, budget, torch.device("cpu"))
+    return order, {name: len(each) for name, each in seconds.items()}
+
+
+def test_calls_are_interleaved():
+    order, counts = timed(budget=0.0)
+    assert order == ["floor", "ours", "slow", "ours", "floor", "floor", "ours"]
+    assert counts == {"floor": 3, "ours": 3, "slow": 1}
+
+
+def test_the_first_run_of_quick_calls_is_not_counted():
+    order, counts = timed(budget=60.0)
+    assert counts == {"floor": speed.MOST, "ours": speed.MOST, "slow": 1}
+    assert order[:5] == ["floor", "ours", "slow", "floor", "ours"] and order.count("ours") == speed.MOST + 1
 
 
 def test_the_table_has_every_row_and_every_missing_peer(case: Case):
