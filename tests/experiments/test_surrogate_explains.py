@@ -35,6 +35,7 @@ from smoothsal_lib.experiments.surrogate_explains import (
 )
 from smoothsal_lib.metrics.similarity import rank_correlation
 from smoothsal_lib.models import normalize
+from smoothsal_lib.precision import fast_autocast
 
 LAYER = "layer3.1"
 
@@ -168,7 +169,7 @@ def test_every_map_is_scored_on_either_network(model: nn.Module, images: Tensor)
         with sal.smoothed(model, fix):
             layer[name] = record_activations(model, x, LAYER)[LAYER]
         for network, repair in ((ORIGINAL, None), (SURROGATE, "forward")):
-            with sal.smoothed(model, repair), torch.autocast("cpu", torch.bfloat16):
+            with sal.smoothed(model, repair), fast_autocast("cpu"):
                 for kind, curve in (("insertion", sal.insertion), ("deletion", sal.deletion)):
                     auc = curve(model, x, found[name], target, 2).auc
                     one = measured[Quantity(kind, LAYER, "deeplift", name, scored_on=network)]

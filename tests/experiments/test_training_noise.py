@@ -17,6 +17,7 @@ from smoothsal_lib.explain import explain
 from smoothsal_lib.metrics import deletion, insertion, total_variation
 from smoothsal_lib.metrics.localisation import energy_in_box
 from smoothsal_lib.models import load_model, normalize
+from smoothsal_lib.precision import fast_autocast
 from smoothsal_lib.sampling import SmoothGrad
 from smoothsal_lib.training import classifier
 
@@ -68,7 +69,7 @@ def test_the_measured_maps_are_means_over_noisy_pictures(fake_data: Path) -> Non
         assert found[name, "input"]["energy_in_box"].tolist() == pytest.approx(
             energy_in_box(magnitude, boxes), rel=1e-3
         )
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_autocast("cpu"):
             up = insertion(model, x, magnitude, target, 2).auc
             down = deletion(model, x, magnitude, target, 2).auc
         assert found[name, "input"]["insertion"].tolist() == pytest.approx(up.tolist(), abs=0.01)
