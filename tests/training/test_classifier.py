@@ -40,7 +40,7 @@ class Watching(TinyResNet):
     """Keeps the pictures that it is shown."""
 
     def __init__(self):
-        super().__init__(3, (4, 4, 4, 4))
+        super().__init__(3, (8, 8, 8, 8))
         self.seen = []
 
     def forward(self, x):
@@ -202,7 +202,7 @@ def test_a_killed_run_with_noise_ends_as_an_uninterrupted_one(tmp_path, monkeypa
 
     def fitted(name):
         torch.manual_seed(0)
-        model = TinyResNet(3, (4, 4, 4, 4))
+        model = TinyResNet(3, (8, 8, 8, 8))
         return model, fit(model, recipe, pictures, pictures, tmp_path / f"{name}.checkpoint.pt", CPU)
 
     whole, curve = fitted("uninterrupted")
