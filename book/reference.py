@@ -194,7 +194,7 @@ def written_out(match: re.Match[str], module: ModuleType | None, owner: str) -> 
 
 
 def literal(lines: list[str]) -> list[str]:
-    """Docstrings indent examples, or begin them with ``python -m``, and spare the reader Sphinx's colons: add them."""
+    """Docstrings indent examples, or begin them with ``python -m`` or ``torchrun``, without Sphinx's colons: add them."""
     made: list[str] = []
     inside = section = False
     before = ""
@@ -202,7 +202,7 @@ def literal(lines: list[str]) -> list[str]:
         if line and not line.startswith(" "):
             section = line.rstrip().endswith(":") and line[0].isupper() and " " not in line.strip()
             inside = False
-        command = line.startswith("python -m ")
+        command = line.startswith(("python -m ", "torchrun "))
         if not section and not inside and not before and (line.startswith("    ") or command):
             inside = True
             if not line.strip().startswith("====") and not (made and closing(made).endswith("::")):
