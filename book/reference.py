@@ -194,7 +194,7 @@ def written_out(match: re.Match[str], module: ModuleType | None, owner: str) -> 
 
 
 def literal(lines: list[str]) -> list[str]:
-    """Docstrings indent examples, or begin them with ``python -m`` or ``torchrun``, without Sphinx's colons: add them."""
+    """Docstrings indent examples, or begin them with ``python -m`` or ``torchrun``, without colons: add Sphinx's."""
     made: list[str] = []
     inside = section = False
     before = ""
