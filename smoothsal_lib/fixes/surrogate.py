@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from smoothsal_lib.checkpoint import read, write
 from smoothsal_lib.fixes.base import Fix
 from smoothsal_lib.fixes.least_squares import fit_stage, rows_needed
 from smoothsal_lib.fixes.sources import InMemory, Source, Streamed
@@ -435,20 +435,16 @@ class _Run:
         self.epoch = self.step = self.shown = 0  # the last: presentations, of this process since the last checkpoint
         self.plan = RECIPES[settings["recipe"]]
         self.optimizer = torch.optim.Adam(surrogate.parameters(), lr=self.plan.rate)
-        # The leader reads for all: others may see a file on a shared disk later, or an older one.
-        found = path if team.leads and path is not None and path.exists() else None
-        state = team.tell(None if found is None else torch.load(found, weights_only=True, map_location="cpu"))
+        state = read(path, settings, team)
         self.resumed = state is not None
         if state is not None:
-            if state["settings"] != settings:
-                raise ValueError(f"{path} was made with {state['settings']}: use those settings, or remove the file")
             self.epoch, self.step, self.shown = state["epoch"], state["step"], state["shown"]
             surrogate.load_state_dict(state["surrogate"])
             self.optimizer.load_state_dict(state["optimizer"])
         self.unsaved = 0
 
     def save(self) -> None:
-        """Write the checkpoint, in two steps: a kill while writing must not cost the one before.
+        """Write the checkpoint.
 
         Raises:
             ValueError: for weights that are not finite, of which no checkpoint is written.
@@ -464,11 +460,9 @@ class _Run:
         self.shown, self.unsaved = self.shown + int(tally), 0
         if self.path is None or not self.team.leads:
             return
-        place = {"settings": self.settings, "epoch": self.epoch, "step": self.step, "shown": self.shown}
+        place = {"epoch": self.epoch, "step": self.step, "shown": self.shown}
         state = {"surrogate": self.surrogate.state_dict(), "optimizer": self.optimizer.state_dict()}
-        partial_file = self.path.with_suffix(".partial")
-        torch.save({**place, **state}, partial_file)
-        os.replace(partial_file, self.path)
+        write(self.path, self.settings, **place, **state)
 
     def descend(self, source: Source, loss: Callable[[Tensor], Tensor], every: int | None, progress: bool) -> None:
         """The remaining epochs, with a checkpoint after each and, in between, after ``every`` so many steps.

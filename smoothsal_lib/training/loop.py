@@ -8,7 +8,6 @@ batch, and batch norm takes its statistics over it: the network is that of one p
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
+from smoothsal_lib.checkpoint import read, write
 from smoothsal_lib.loading import epoch_seed
 from smoothsal_lib.parallel import ALONE, Team
 from smoothsal_lib.training.batchnorm import WholeBatchNorm
@@ -196,11 +196,8 @@ def resumable(
         ValueError: when the checkpoint was made with other settings.
     """
     curve: list[dict[str, float]] = []
-    found = team.leads and checkpoint.exists()
-    state = team.tell(torch.load(checkpoint, weights_only=True, map_location="cpu") if found else None)
+    state = read(checkpoint, settings, team)
     if state is not None:
-        if state["settings"] != settings:
-            raise ValueError(f"{checkpoint} was made with {state['settings']}: use those settings, or remove the file")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         curve = state["curve"]
@@ -213,10 +210,7 @@ def resumable(
             continue
         figures = "  ".join(f"{name} {value:.4f}" for name, value in noted.items())
         tqdm.write(f"epoch {epoch + 1:2d}/{epochs}  {figures}  {seconds:.0f} s")
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "curve": curve}
-        partial = checkpoint.with_suffix(".partial")
-        torch.save({**state, "settings": settings}, partial)
-        os.replace(partial, checkpoint)  # a kill while writing must not cost the previous epoch
+        write(checkpoint, settings, model=model.state_dict(), optimizer=optimizer.state_dict(), curve=curve)
     team.wait()
     model.eval()
     return curve
