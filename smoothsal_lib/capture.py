@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 from smoothsal_lib.layers import INPUT, Record, as_leaf, check_images, check_output, explainable, resolve, trace
-from smoothsal_lib.memory import Portions
+from smoothsal_lib.memory import Portions, no_room
 from smoothsal_lib.regions import Region, as_region, over_region
 from smoothsal_lib.state import preserved
 
@@ -98,7 +98,7 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:
     Raises:
         MemoryError: where it has none for one picture.
     """
-    portions = Portions(None, f"{x.device} has no memory for one picture of {x.shape[2]} x {x.shape[3]} pixels")
+    portions = Portions(None, no_room(x))
     with preserved(model), torch.no_grad():
         # Copied, since a network may begin with a layer that works in place.
         parts = [check_output(logits) for _, logits in portions.each(lambda some: model(x[some].clone()), len(x))]

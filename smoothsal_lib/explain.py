@@ -25,7 +25,7 @@ from smoothsal_lib.contributions import NAMED, ExtractAggregate, extract_aggrega
 from smoothsal_lib.fixes import Fix, smoothed
 from smoothsal_lib.layers import as_baseline, check_images, resolve
 from smoothsal_lib.lrp import relevance_network
-from smoothsal_lib.memory import Portions, check_size
+from smoothsal_lib.memory import Portions, check_size, no_room
 from smoothsal_lib.meta import MetaStep, as_step, capture_stepped, stepped
 from smoothsal_lib.regions import Region, as_region, over_region
 from smoothsal_lib.rules import Deconvnet, DeepLift, GuidedBackprop
@@ -125,11 +125,8 @@ def explain(
     if method == "smooth_grad_cam++":
         sampling = sampling or SmoothGrad()
     check_images(x, model)
-    portions = Portions(
-        check_size("batch", batch),
-        f"{x.device} has no memory for one picture of {x.shape[2]} x {x.shape[3]} pixels: name fewer layers, or take a "
-        "smaller picture",
-    )
+    alone = f"{no_room(x)}: name fewer layers, or take a smaller picture"
+    portions = Portions(check_size("batch", batch), alone)
     with torch.inference_mode(False), smoothed(model, fix):
         x = x.clone() if x.is_inference() else x.detach()
         regions = None if region is None else as_region(region, len(x))

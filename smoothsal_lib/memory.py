@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 T = TypeVar("T")
 
@@ -62,6 +63,11 @@ def check_size(name: str, size: int | None) -> int | None:
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
         raise ValueError(f"expected {name} as a whole number, at least 1, or None for all at once, got {size!r}")
     return size
+
+
+def no_room(x: Tensor) -> str:
+    """What to say where a single picture out of (N, C, H, W) does not fit."""
+    return f"{x.device} has no memory for one picture of {' x '.join(map(str, x.shape[2:]))} pixels"
 
 
 def lack_of_memory(error: BaseException) -> bool:

@@ -21,11 +21,10 @@ from torch import Tensor, nn
 from torchvision import models as torchvision_models
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
+from smoothsal_lib.capture import logits_of
 from smoothsal_lib.datasets.voc import CLASSES as VOC_CLASSES
 from smoothsal_lib.embedded import data_folder
 from smoothsal_lib.fixes.surrogate import Surrogate
-from smoothsal_lib.layers import check_output
-from smoothsal_lib.state import preserved
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -578,8 +577,7 @@ def class_probabilities(model: nn.Module, x: Tensor) -> Tensor:
 
     The network answers in evaluation mode, and is left as it was.
     """
-    with preserved(model), torch.no_grad():
-        logits = check_output(model(x.clone()))  # a network may work in place
+    logits = logits_of(model, x)
     return logits.softmax(1) if logits.shape[1] > 1 else logits.sigmoid()
 
 

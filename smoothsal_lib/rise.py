@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from smoothsal_lib.capture import check_target
 from smoothsal_lib.layers import check_images, check_output
-from smoothsal_lib.memory import Portions
+from smoothsal_lib.memory import Portions, no_room
 from smoothsal_lib.metrics.fidelity import probabilities
 from smoothsal_lib.regions import check_one_region
 from smoothsal_lib.state import preserved
@@ -72,7 +72,7 @@ def rise(
     # In half precision, or under autocast, a thousand terms are still added in 32 bits.
     precision = torch.promote_types(x.dtype, torch.float32)
     total = torch.zeros(len(x), *x.shape[2:], dtype=precision, device=x.device)
-    portions = Portions(batch, f"{x.device} has no memory for one picture of {x.shape[2]} x {x.shape[3]} pixels")
+    portions = Portions(batch, no_room(x))
     with preserved(model):
         # Copies, because a network may begin with an in-place operation.
         parts = portions.each(lambda some: check_output(model(x[some].clone())), len(x))
